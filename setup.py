@@ -1,0 +1,53 @@
+"""Packaging: the library, its recipes, strategies and card template, and the console script."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+GPU = ["mamba-ssm>=2.2", "causal-conv1d>=1.4"]
+VOLUMES = ["tensorstore>=0.1.60"]
+HUB = ["huggingface_hub>=0.30", "transformers>=4.50"]
+TEST = ["pytest>=8", "ruff>=0.8"]
+
+setup(
+    name="tokenunify-scale",
+    version="0.1.0",
+    description="Distributed pretraining and scaling studies for electron-microscopy volumes",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=[
+        *find_packages(include=["tokenunify_scale", "tokenunify_scale.*"]),
+        "tokenunify_scale.ds_configs",
+        "tokenunify_scale.model_cards",
+    ],
+    package_dir={
+        "tokenunify_scale.ds_configs": "ds_configs",
+        "tokenunify_scale.model_cards": "model_cards",
+    },
+    package_data={
+        "tokenunify_scale": ["recipes/*.yaml"],
+        "tokenunify_scale.ds_configs": ["*.json"],
+        "tokenunify_scale.model_cards": ["*.md"],
+    },
+    install_requires=[
+        "deepspeed>=0.19.8,<0.20",
+        "fastremap>=1.14",
+        "h5py>=3.8",
+        "matplotlib>=3.8",
+        "numba>=0.60",
+        "numpy>=1.26",
+        "PyYAML>=6",
+        "rich>=13",
+        "safetensors>=0.4.3",
+        "scikit-image>=0.22",
+        "scipy>=1.11",
+        "tifffile>=2023.7",
+        "torch>=2.4",
+        "waterz>=0.10.1",
+        "webdataset>=1.0.2",
+    ],
+    extras_require={"gpu": GPU, "test": TEST},
+    entry_points={"console_scripts": ["tokenunify=tokenunify_scale.cli:main"]},
+)
