@@ -1,0 +1,379 @@
+"""Strict configuration: YAML and command-line words in, frozen dataclasses out, errors by name.
+
+A config is a frozen dataclass that lives beside its owner. This module builds one from plain data,
+refuses what it does not know, and says of each wrong word its value, its place and the nearest
+valid one. All mistakes of a request are reported at once.
+"""
+
+import ast
+import dataclasses
+import difflib
+import inspect
+import re
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+T = TypeVar("T")
+SEPARATORS = {str: r",", int: r"[,x:]", float: r"[,x:]", Path: r","}
+
+
+class ConfigError(ValueError):
+    """The request is wrong: a key, a value or a combination of them."""
+
+    exit_code = 2
+
+
+class HostError(RuntimeError):
+    """The environment lacks something: a package, a device, a reachable host."""
+
+    exit_code = 3
+
+
+class DataError(ValueError):
+    """Data on disk is missing, damaged, or of another shape than the request needs."""
+
+    exit_code = 4
+
+
+class DivergedError(RuntimeError):
+    """Training produced a loss that is not a number."""
+
+    exit_code = 5
+
+
+@dataclass(frozen=True)
+class Named:
+    """A registry's entry and its options: in YAML ``{name: waterz, bins: 256}``."""
+
+    name: str
+    options: Any = None
+
+
+@dataclass(frozen=True)
+class Document:
+    """A YAML file as plain data, with the line of each dotted key for error messages."""
+
+    data: dict[str, Any]
+    path: Path | None = None
+    lines: Mapping[str, int] = field(default_factory=dict)
+
+    def place(self, key: str) -> str:
+        """Where ``key`` stands: file and line if it came from a file, else the key alone."""
+        if self.path is not None and key in self.lines:
+            return f"{key} ({self.path}:{self.lines[key]})"
+        return key
+
+
+def did_you_mean(word: str, valid: Sequence[str]) -> str:
+    """A hint that names the nearest valid word and lists them all."""
+    near = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}valid: {', '.join(valid)}"
+
+
+def scalar(text: str) -> Any:
+    """One plain word as null, boolean, number, or itself; unlike YAML 1.1, ``0:50`` is text."""
+    words = {"": None, "null": None, "~": None, "none": None, "true": True, "false": False}
+    if text.lower() in words:
+        return words[text.lower()]
+    if re.fullmatch(r"[-+]?\d+", text):
+        return int(text)
+    if re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", text):
+        return float(text)
+    return text
+
+
+def load_document(path: Path | str) -> Document:
+    """Read a YAML file of one mapping.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, repeats a key, or is not a mapping.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file")
+    try:
+        node = yaml.compose(path.read_text(), Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    lines: dict[str, int] = {}
+    data = _plain(node, key="", lines=lines, path=path) if node is not None else {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected a mapping of keys to values, found {data!r}")
+    return Document(data, path, lines)
+
+
+def load_yaml(path: Path | str) -> dict[str, Any]:
+    """The plain data of a YAML file; errors as ``load_document``."""
+    return load_document(path).data
+
+
+def load_recipe(name: Path | str) -> Document:
+    """Read a recipe: a file's path, or the name of one that comes with the package.
+
+    Raises:
+        ConfigError: no such file or recipe, or as ``load_document``.
+    """
+    path, shipped = Path(name), Path(__file__).parent / "recipes"
+    if not path.is_file() and (shipped / f"{path.stem}.yaml").is_file() and path.parent == Path():
+        path = shipped / f"{path.stem}.yaml"
+    if not path.is_file():
+        names = sorted(file.stem for file in shipped.glob("*.yaml"))
+        raise ConfigError(f"recipe {name}: no such file; {did_you_mean(Path(name).stem, names)}")
+    return load_document(path)
+
+
+def _plain(node: yaml.Node, *, key: str, lines: dict[str, int], path: Path) -> Any:
+    lines[key] = node.start_mark.line + 1
+    if isinstance(node, yaml.ScalarNode):
+        return scalar(node.value) if node.style is None else node.value
+    if isinstance(node, yaml.SequenceNode):
+        return [
+            _plain(item, key=f"{key}[{i}]", lines=lines, path=path)
+            for i, item in enumerate(node.value)
+        ]
+    data: dict[str, Any] = {}
+    for name, value in node.value:
+        inner = f"{key}.{name.value}" if key else str(name.value)
+        if name.value in data:
+            raise ConfigError(f"{path}:{name.start_mark.line + 1}: {inner} stands twice")
+        data[name.value] = _plain(value, key=inner, lines=lines, path=path)
+        lines[inner] = name.start_mark.line + 1
+    return data
+
+
+def override(data: dict[str, Any], assignment: str) -> dict[str, Any]:
+    """A copy of ``data`` with one ``a.b=value`` applied; lists are written ``[1, 2]``.
+
+    Raises:
+        ConfigError: there is no ``=`` or no key before it.
+    """
+    key, equals, text = assignment.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {assignment}: expected key=value, as in --set optim.lr=3e-4")
+    value = scalar(text)
+    if text[:1] in "[{":
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        value = _plain(node, key=key, lines={}, path=Path("--set"))
+    return assign(data, key.split("."), value)
+
+
+def assign(data: Mapping[str, Any], keys: Sequence[str], value: Any) -> dict[str, Any]:
+    """A copy of ``data`` with the value at ``keys`` replaced; a bare name becomes a mapping."""
+    head, *rest = keys
+    if not rest:
+        return {**data, head: value}
+    inner = data.get(head) or {}
+    if isinstance(inner, str):
+        inner = {"name": inner}
+    if not isinstance(inner, Mapping):
+        raise ConfigError(f"{head} is {inner!r}, so {'.'.join(keys)} cannot be set")
+    return {**data, head: assign(inner, rest, value)}
+
+
+def build(cls: type[T], data: Mapping[str, Any] | Document, *, where: str = "config") -> T:
+    """Make a config of class ``cls`` from plain data, strictly.
+
+    Args:
+        cls: a dataclass; nested dataclasses, ``X | None``, ``Literal``, ``tuple``, ``Path`` and
+            ``Annotated[Named, REGISTRY]`` fields are understood.
+        data: the plain data, or a document, whose lines then appear in errors.
+        where: what the request is called in an error.
+
+    Raises:
+        ConfigError: unknown or missing keys and values of a wrong kind, all of them in one message.
+    """
+    document = data if isinstance(data, Document) else Document(dict(data))
+    errors: list[str] = []
+    result = _dataclass(cls, document.data, "", document, errors, base=None)
+    if errors:
+        raise ConfigError("; ".join(f"{where}: {error}" for error in errors))
+    return result
+
+
+def build_named(data: Mapping[str, Any] | str, registry: Any, *, where: str) -> Named:
+    """Make a registry choice from its name, or a mapping of its name and options.
+
+    Raises:
+        ConfigError: as ``build``.
+    """
+    errors: list[str] = []
+    result = _named(data, registry, "", Document({}), errors)
+    if errors:
+        raise ConfigError("; ".join(f"{where}: {error}" for error in errors))
+    return result
+
+
+def _dataclass(cls, data, path: str, document: Document, errors: list[str], *, base) -> Any:
+    """Build ``cls``; fields ``data`` leaves out come from ``base`` or the class's defaults."""
+    hints = get_type_hints(cls, include_extras=True)
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    values = {n: getattr(base, n) for n in fields} if base is not None else _defaults(fields)
+    before = len(errors)
+    for name, value in data.items():
+        inner = f"{path}.{name}" if path else name
+        if name not in fields:
+            errors.append(
+                f"unknown key {document.place(inner)}: {did_you_mean(name, list(fields))}"
+            )
+            continue
+        base_value = values.get(name)
+        values[name] = _convert(value, hints[name], inner, document, errors, base=base_value)
+    for name in fields.keys() - values.keys():
+        errors.append(f"{path}.{name} is missing" if path else f"{name} is missing")
+    if len(errors) > before:
+        return None
+    try:
+        return cls(**values)
+    except ValueError as error:
+        errors.append(f"{document.place(path)}: {error}" if path else str(error))
+        return None
+
+
+def _defaults(fields: Mapping[str, dataclasses.Field]) -> dict[str, Any]:
+    """The values of the fields that have a default."""
+    missing, values = dataclasses.MISSING, {}
+    for name, entry in fields.items():
+        if entry.default is not missing:
+            values[name] = entry.default
+        elif entry.default_factory is not missing:
+            values[name] = entry.default_factory()
+    return values
+
+
+def _convert(value, hint, path: str, document: Document, errors: list[str], *, base=None) -> Any:
+    """``value`` as the type ``hint``; keys a section lacks come from ``base``."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _named(value, arguments[1], path, document, errors, base=base)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        kinds = [a for a in arguments if a is not type(None)]
+        trials: list[list[str]] = []
+        for kind in kinds:
+            trial: list[str] = []
+            result = _convert(value, kind, path, document, trial, base=base)
+            if not trial:
+                return result
+            trials.append(trial)
+        errors.extend(trials[0])
+        return None
+    if origin is Literal:
+        if value in arguments:
+            return value
+        hint_text = did_you_mean(str(value), [str(a) for a in arguments])
+        errors.append(f"{document.place(path)} is {value!r}: {hint_text}")
+        return None
+    if origin is tuple:
+        return _tuple(value, arguments, path, document, errors)
+    if dataclasses.is_dataclass(hint):
+        if isinstance(value, Mapping):
+            return _dataclass(hint, value, path, document, errors, base=base)
+    elif origin in (dict, Mapping) or hint in (dict, Mapping):
+        if isinstance(value, Mapping):
+            return dict(value)
+    elif hint is Any:
+        return value
+    else:
+        result = _atom(value, hint)
+        if result is not None:
+            return result
+    kind = getattr(hint, "__name__", str(hint))
+    errors.append(f"{document.place(path)} is {value!r}, expected {kind}")
+    return None
+
+
+def _atom(value: Any, hint: type) -> Any:
+    """A number, text, boolean or path; None if it is not one."""
+    if isinstance(value, hint) and not (hint in (int, float) and isinstance(value, bool)):
+        return value
+    if hint is float and isinstance(value, int | str) and not isinstance(value, bool):
+        number = scalar(value) if isinstance(value, str) else value
+        return float(number) if isinstance(number, int | float) else None
+    if hint is int:
+        number = scalar(value) if isinstance(value, str) else value
+        whole = isinstance(number, int | float) and not isinstance(number, bool)
+        return int(number) if whole and number == int(number) else None
+    if hint is bool and isinstance(value, str):
+        return scalar(value) if isinstance(scalar(value), bool) else None
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint is str and isinstance(value, int | float | Path):
+        return str(value)
+    return None
+
+
+def _tuple(value, arguments, path: str, document: Document, errors: list[str]) -> Any:
+    """A tuple from a list or from words such as ``16,64,64``, ``16x64x64`` and ``150:250``."""
+    if isinstance(value, str):
+        value = [p for p in re.split(SEPARATORS.get(arguments[0], ","), value) if p]
+    elif not isinstance(value, list | tuple):
+        value = [value]
+    open_ended = len(arguments) == 2 and arguments[1] is Ellipsis
+    if not open_ended and len(value) != len(arguments):
+        found = f"{len(value)} values {list(value)}, expected {len(arguments)}"
+        errors.append(f"{document.place(path)} has {found}")
+        return None
+    kinds = [arguments[0]] * len(value) if open_ended else arguments
+    return tuple(
+        _convert(v, k, f"{path}[{i}]", document, errors)
+        for i, (v, k) in enumerate(zip(value, kinds, strict=True))
+    )
+
+
+def _named(value, registry, path: str, document: Document, errors: list[str], *, base=None) -> Any:
+    """A registry choice from its name, or a mapping of its name (else ``base``'s) and options."""
+    if isinstance(value, Named):
+        return value
+    data = {"name": value} if isinstance(value, str) else dict(value or {})
+    name = data.pop("name", base.name if base else None)
+    if name is None:
+        errors.append(f"{document.place(path)}.name is missing: {', '.join(registry.names())}")
+        return None
+    try:
+        entry = registry.get(name)
+    except ConfigError as error:
+        errors.append(f"{document.place(path + '.name')}: {error}")
+        return None
+    if entry.config is None:
+        errors.extend(f"{path}.{key}: {name!r} takes no options" for key in data)
+        return Named(name)
+    before = base.options if base and base.name == name else entry.config
+    options = _dataclass(type(entry.config), data, path, document, errors, base=before)
+    return Named(name, options)
+
+
+def to_dict(config: Any) -> Any:
+    """Plain data that ``build`` turns back into ``config``."""
+    if isinstance(config, Named):
+        return {"name": config.name, **(to_dict(config.options) or {})}
+    if dataclasses.is_dataclass(config):
+        return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    if isinstance(config, Mapping):
+        return {key: to_dict(value) for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        return [to_dict(value) for value in config]
+    return str(config) if isinstance(config, Path) else config
+
+
+def dump_yaml(data: Mapping[str, Any]) -> str:
+    """YAML text of plain data, keys in their order."""
+    return yaml.safe_dump(dict(data), sort_keys=False, default_flow_style=None, width=100)
+
+
+def field_docs(cls: type) -> dict[str, str]:
+    """The sentence under each field of a dataclass: the one home of the command line's help."""
+    docs: dict[str, str] = {}
+    for owner in reversed([c for c in cls.__mro__ if dataclasses.is_dataclass(c)]):
+        body = ast.parse(inspect.cleandoc(inspect.getsource(owner))).body[0].body
+        for line, after in zip(body, body[1:], strict=False):
+            if isinstance(line, ast.AnnAssign) and isinstance(after, ast.Expr):
+                if isinstance(after.value, ast.Constant) and isinstance(after.value.value, str):
+                    docs[line.target.id] = " ".join(after.value.value.split())
+    return docs
