@@ -1,0 +1,1 @@
+"""Crops as sequences of patches: cutting, visiting orders, masks."""

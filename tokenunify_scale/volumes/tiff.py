@@ -1,0 +1,156 @@
+"""TIFF stacks: one page a section, mapped into memory where the file allows it."""
+
+import html
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+
+from tokenunify_scale.config import DataError
+from tokenunify_scale.registry import READERS
+from tokenunify_scale.volumes.volume import Claim, Volume
+
+SUFFIXES = (".tif", ".tiff")
+NANOMETRES = {
+    "nm": 1.0,
+    "nanometer": 1.0,
+    "nanometre": 1.0,
+    "um": 1e3,
+    "\u00b5m": 1e3,
+    "\u03bcm": 1e3,
+    "\\u00B5m": 1e3,
+    "micron": 1e3,
+    "microns": 1e3,
+    "micrometer": 1e3,
+    "mm": 1e6,
+    "cm": 1e7,
+    "angstrom": 0.1,
+    "\u00c5": 0.1,
+}
+
+
+class Pages:
+    """A stack that reads the pages it is asked for, for files that cannot be mapped."""
+
+    def __init__(self, series: tifffile.TiffPageSeries) -> None:
+        """Read from ``series``, of three axes."""
+        self.series, self.shape, self.dtype = series, series.shape, series.dtype
+
+    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
+        """The voxels of three slices."""
+        sections, rows, columns = index
+        wanted = range(*sections.indices(self.shape[0]))
+        if len(self.series.pages) != self.shape[0]:
+            return self.series.asarray()[index]
+        pages = [self.series.pages[z].asarray()[rows, columns] for z in wanted]
+        empty = np.empty((0, *self.shape[1:]), self.dtype)[:, rows, columns]
+        return np.stack(pages) if pages else empty
+
+
+def open_tiff(spec: str) -> Volume:
+    """A volume in a TIFF file, one page a section; the voxel size from ImageJ or OME, if told.
+
+    Args:
+        spec: path of the file.
+
+    Raises:
+        DataError: no such file, not TIFF, a single image, colour, or more than three axes.
+    """
+    path = Path(spec)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    try:
+        file = tifffile.TiffFile(path)
+    except (tifffile.TiffFileError, OSError) as error:
+        raise DataError(f"{path}: not a readable TIFF file ({error})") from error
+    try:
+        series = file.series[0]
+        # Writers that are told nothing call the sections of a stack C: only S is surely colour.
+        if "S" in series.axes:
+            raise DataError(
+                f"{path}: axes {series.axes}, shape {series.shape}: a colour image; a volume is a "
+                "stack of grey sections"
+            )
+        array = _mapped(file, series) if len(series.shape) == 3 else Pages(series)
+        voxel_size, attributes = _voxel_size(file), {"axes": series.axes}
+    except DataError:
+        file.close()
+        raise
+    return Volume(spec, array, voxel_size=voxel_size, attributes=attributes, close=file.close)
+
+
+def write_tiff(path: Path, ids: np.ndarray, *, voxel_size: Sequence[float] | None = None) -> None:
+    """Write a stack of label images that appears under its name only when it is whole.
+
+    ImageJ's kind of TIFF while the ids fit 16 bits, else plain 32-bit TIFF, which napari reads.
+
+    Args:
+        path: of the file; its folder exists.
+        ids: [D, H, W] unsigned, below 2**32.
+        voxel_size: (z, y, x) in nm.
+    """
+    short = int(ids.max()) < 1 << 16
+    facts: dict[str, Any] = {"axes": "ZYX"}
+    resolution = None
+    if voxel_size is not None:
+        z, y, x = (side / 1000 for side in voxel_size)
+        facts |= {"spacing": z, "unit": "um"}
+        resolution = (1 / x, 1 / y)
+    part = path.with_name(f".{path.name}.part")
+    tifffile.imwrite(
+        part,
+        ids.astype(np.uint16 if short else np.uint32),
+        imagej=short,
+        resolution=resolution,
+        metadata=facts,
+        compression="zlib",
+    )
+    part.replace(path)
+
+
+def _mapped(file: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> Any:
+    """The series mapped into memory, or read page by page where it is compressed or scattered."""
+    offset = series.dataoffset
+    if offset is None or series.keyframe.compression != 1:
+        return Pages(series)
+    size = int(np.prod(series.shape)) * series.dtype.itemsize
+    if offset + size > Path(file.filehandle.path).stat().st_size:
+        raise DataError(f"{file.filehandle.path}: cut short, {size} bytes of voxels expected")
+    dtype = series.dtype.newbyteorder(file.byteorder)
+    return np.memmap(file.filehandle.path, dtype, "r", offset, series.shape)
+
+
+def _voxel_size(file: tifffile.TiffFile) -> tuple[float, float, float] | None:
+    """(z, y, x) in nm from OME or ImageJ metadata."""
+    if file.is_ome:
+        found = re.search(r"<(\w+:)?Pixels\b[^>]*>", file.ome_metadata or "")
+        told = dict(re.findall(r'(\w+)="([^"]*)"', found[0])) if found else {}
+        sides = [
+            _number(told.get(f"PhysicalSize{axis}"))
+            * NANOMETRES.get(html.unescape(told.get(f"PhysicalSize{axis}Unit", "um")), 0.0)
+            for axis in "ZYX"
+        ]
+    else:
+        told = file.imagej_metadata or {}
+        unit = NANOMETRES.get(str(told.get("unit", "")), 0.0)
+        # These tags count pixels per unit, as a fraction.
+        tags = (file.pages[0].tags.get(f"{axis}Resolution") for axis in "YX")
+        counts = [tag.value if tag else (0, 1) for tag in tags]
+        sides = [_number(told.get("spacing")) * unit]
+        sides += [unit * below / above if above else 0.0 for above, below in counts]
+    z, y, x = sides
+    return (z, y, x) if all(0 < side < float("inf") for side in sides) else None
+
+
+def _number(text: object) -> float:
+    """The number a text is, or 0."""
+    try:
+        return float(str(text))
+    except ValueError:
+        return 0.0
+
+
+READERS.add("tiff", open_tiff, Claim(suffixes=SUFFIXES), source="TIFF 6.0, ImageJ, OME")
