@@ -1,0 +1,118 @@
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tokenunify_scale.config import DataError
+from tokenunify_scale.train.checkpoint import (
+    WEIGHTS,
+    Description,
+    latest,
+    prune,
+    publish,
+    read_description,
+    read_weights,
+    save_weights,
+)
+
+ABOUT = Description(
+    model={"name": "emmamba_atto", "features": [4, 8, 16, 32]},
+    in_channels=1,
+    out_channels=3,
+    objective="affinity",
+)
+
+
+def checkpoints(run, *steps: int) -> list[str]:
+    tags = [f"step-{step:08d}" for step in steps]
+    for tag in tags:
+        (run / "checkpoints" / tag).mkdir(parents=True)
+        (run / "checkpoints" / tag / "part.pt").write_text("x")
+    return tags
+
+
+def left(run) -> list[str]:
+    return sorted(path.name for path in (run / "checkpoints").iterdir())
+
+
+def test_weights_and_their_description_come_back(tmp_path):
+    weights = {"a.weight": torch.rand(2, 3), "b": torch.rand(4).t()}
+    path = save_weights(tmp_path, weights, ABOUT)
+    assert path == tmp_path / WEIGHTS and [p.name for p in tmp_path.iterdir()] == [WEIGHTS]
+    found, description = read_weights(tmp_path)
+    assert description == ABOUT == read_description(tmp_path)
+    assert found.keys() == weights.keys()
+    assert all(torch.equal(found[name], weights[name]) for name in weights)
+
+
+def test_strided_tensors_are_written_as_they_read(tmp_path):
+    tensor = torch.arange(6.0).reshape(2, 3).t()
+    save_weights(tmp_path, {"a": tensor}, ABOUT)
+    assert torch.equal(read_weights(tmp_path)[0]["a"], tensor)
+
+
+def test_writing_again_replaces_the_weights(tmp_path):
+    for value in (0.0, 1.0):
+        save_weights(tmp_path, {"a": torch.full((2,), value)}, ABOUT)
+    assert read_weights(tmp_path)[0]["a"].tolist() == [1.0, 1.0]
+
+
+def test_missing_weights_say_why(tmp_path):
+    for read in (read_weights, read_description):
+        with pytest.raises(DataError, match="no such folder"):
+            read(tmp_path / "nowhere")
+        with pytest.raises(DataError, match="not a run folder"):
+            read(tmp_path)
+    (tmp_path / "config.yaml").write_text("{}\n")
+    with pytest.raises(DataError, match="the run has not finished") as caught:
+        read_weights(tmp_path)
+    assert caught.value.exit_code == 4
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, -1])
+def test_a_truncated_file_is_damaged(tmp_path, keep):
+    path = save_weights(tmp_path, {"a": torch.rand(100)}, ABOUT)
+    path.write_bytes(path.read_bytes()[:keep])
+    for read in (read_weights, read_description):
+        with pytest.raises(DataError, match="damaged"):
+            read(tmp_path)
+
+
+def test_a_foreign_file_is_named_as_such(tmp_path):
+    save_file({"a": torch.rand(2)}, str(tmp_path / WEIGHTS))
+    with pytest.raises(DataError, match="not one of ours"):
+        read_weights(tmp_path)
+
+
+def test_latest_is_what_was_published_last(tmp_path):
+    assert latest(tmp_path) is None
+    first, second = checkpoints(tmp_path, 5, 10)
+    assert latest(tmp_path) is None  # written, not yet complete on all ranks
+    publish(tmp_path, first)
+    assert latest(tmp_path) == first
+    publish(tmp_path, second)
+    assert latest(tmp_path) == second
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "latest"]
+
+
+def test_a_pointer_to_nothing_is_an_error_and_not_a_fresh_start(tmp_path):
+    publish(tmp_path, "step-00000007")
+    with pytest.raises(DataError, match="names checkpoint 'step-00000007', which is not in"):
+        latest(tmp_path)
+
+
+def test_pruning_keeps_the_newest(tmp_path):
+    tags = checkpoints(tmp_path, 9, 10, 100, 1000, 20000)
+    prune(tmp_path)
+    assert left(tmp_path) == tags[-2:]
+    prune(tmp_path, keep=1)
+    assert left(tmp_path) == tags[-1:]
+    prune(tmp_path, keep=3)
+    assert left(tmp_path) == tags[-1:]
+
+
+def test_pruning_touches_nothing_but_checkpoints(tmp_path):
+    prune(tmp_path)
+    checkpoints(tmp_path, 1, 2, 3)
+    (tmp_path / "checkpoints" / "mine").mkdir()
+    prune(tmp_path, keep=1)
+    assert left(tmp_path) == ["mine", "step-00000003"]

@@ -1,0 +1,1 @@
+"""The engine room: DeepSpeed behind one door, the training loop, run folders."""

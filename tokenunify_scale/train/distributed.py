@@ -1,0 +1,64 @@
+"""Which process this is among how many, and sums over all of them."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's place in the job."""
+
+    rank: int
+    size: int
+    local_rank: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the rank that writes and speaks."""
+        return self.rank == 0
+
+
+def place() -> World:
+    """Read the launcher's environment; a process started by hand is a world of one."""
+    rank, size, local_rank = (
+        int(os.environ.get(name, default))
+        for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+    )
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank)
+        return World(rank, size, local_rank, torch.device("cuda", local_rank))
+    return World(rank, size, local_rank, torch.device("cpu"))
+
+
+def meet(world: World, *, backend: str) -> None:
+    """Start the process group, once; a world of one needs no port for it."""
+    if dist.is_initialized():
+        return
+    if world.size == 1:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    else:
+        dist.init_process_group(backend, rank=world.rank, world_size=world.size)
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """Sum of a tensor over all ranks, on every rank."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def barrier() -> None:
+    """Wait for all ranks."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.barrier()
+
+
+def leave() -> None:
+    """Take the process group down, so that the interpreter ends without a complaint."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

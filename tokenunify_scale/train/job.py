@@ -1,0 +1,81 @@
+"""A training job whole: run folder, engine, loop, weights, result."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from torch import nn
+
+from tokenunify_scale.config import to_dict
+from tokenunify_scale.train.checkpoint import Description, save_weights
+from tokenunify_scale.train.distributed import World
+from tokenunify_scale.train.engine import Engine
+from tokenunify_scale.train.loop import Batches, Training, train
+from tokenunify_scale.train.runlog import RunFolder
+
+
+def run_job(
+    objective: nn.Module,
+    open_batches: Callable[..., Batches],
+    *,
+    verb: str,
+    config: Training,
+    settings: dict[str, Any],
+    world: World,
+    about: Description,
+    environment: dict[str, Any],
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    """Train an objective to the end and leave a finished run folder at ``config.out``.
+
+    Args:
+        objective: owns ``backbone``, whose weights are what the run is for.
+        open_batches: as ``train`` takes it.
+        verb: whose run this is.
+        config: the verb's config; it also has ``out``.
+        settings: DeepSpeed's config, as ``ds_config`` returned it.
+        world: this process's place, as ``join`` returned it.
+        about: what the weights are, for their header.
+        environment: what the verb knows of the host beyond versions.
+        facts: what the verb adds to result.json.
+
+    Returns:
+        What result.json holds; {} on ranks other than 0.
+
+    Raises:
+        DataError: the run's checkpoint cannot be restored.
+        DivergedError: the loss is not finite; what was saved before stays.
+    """
+    run = RunFolder.create(
+        config.out,
+        verb=verb,
+        config=to_dict(config),
+        environment={"world": world.size, **environment},
+        rank=world.rank,
+    )
+    name = about.model["name"]
+    engine = Engine(objective, optim=config.optim, config=settings, world=world)
+    metrics = train(
+        engine,
+        open_batches,
+        training=config,
+        run=run,
+        description=f"{verb} {name} {about.objective}",
+    )
+    weights = engine.weights(objective.backbone)
+    engine.close()
+    if not world.is_main:
+        return {}
+    save_weights(run.path, weights, about)
+    parameters = sum(tensor.numel() for tensor in weights.values())
+    return run.finish(
+        model={"name": name, "parameters": parameters},
+        description=asdict(about),
+        objective=about.objective,
+        steps=config.steps,
+        seed=config.seed,
+        crops_seen=config.steps * config.global_batch,
+        world=world.size,
+        **facts,
+        metrics=metrics,
+    )
