@@ -1,0 +1,81 @@
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tokenunify_scale.models.blocks import GatedSpatialConv, LateralMLP, Residual, Up
+
+
+def normed(x: Tensor) -> Tensor:
+    """Instance norm without weights, eps 1e-5, written out."""
+    mean, var = x.mean((2, 3, 4), keepdim=True), x.var((2, 3, 4), keepdim=True, unbiased=False)
+    return (x - mean) / (var + 1e-5).sqrt()
+
+
+def count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def crops(channels: int, *sides: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(2, channels, *sides, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("c", [2, 5])
+def test_parameter_counts_follow_the_closed_forms(c):
+    assert count(GatedSpatialConv(c)) == 2 * (27 * c * c + c) + 2 * (c * c + c)
+    assert count(LateralMLP(c)) == 4 * c * c + 3 * c
+    assert count(Residual(c, c)) == 25 * (c * c + c * c)
+    assert count(Residual(3, c)) == 25 * (3 * c + c * c) + 3 * c
+    assert count(Up(3, c)) == 8 * 3 * c + 25 * (2 * c * c + c * c) + 2 * c * c
+
+
+def test_gated_spatial_convolution_is_two_branches_and_the_input():
+    block, x = GatedSpatialConv(3).double(), crops(3, 2, 4, 5)
+    spatial = torch.relu(normed(block.proj(x)))
+    spatial = torch.relu(normed(block.proj2(spatial)))
+    pointwise = torch.relu(normed(block.proj3(x)))
+    mixed = torch.relu(normed(block.proj4(spatial + pointwise)))
+    torch.testing.assert_close(block(x), mixed + x)
+
+
+def test_the_lateral_mlp_norms_first_and_uses_the_exact_gelu():
+    block, x = LateralMLP(3).double(), crops(3, 2, 4, 5)
+    wide = block.fc1(normed(x))
+    wide = wide * 0.5 * (1 + torch.erf(wide / 2**0.5))
+    torch.testing.assert_close(block(x), block.fc2(wide))
+
+
+@pytest.mark.parametrize("inputs", [3, 4])
+def test_a_residual_adds_its_shortcut_before_the_last_activation(inputs):
+    block, x = Residual(inputs, 4).double(), crops(inputs, 2, 6, 7)
+    shortcut = x if inputs == 4 else normed(block.conv3(x))
+    y = functional.leaky_relu(normed(block.conv1(x)), 0.01)
+    y = normed(block.conv2(y)) + shortcut
+    torch.testing.assert_close(block(x), torch.where(y > 0, y, 0.01 * y))
+
+
+def test_residual_convolutions_stay_in_the_plane():
+    block = Residual(1, 2).double()
+    x = crops(1, 3, 6, 6)
+    other = x.clone()
+    other[:, :, 1] = 0
+    difference = (block.conv1(x) - block.conv1(other)).abs().amax((0, 1, 3, 4))
+    assert (difference > 0).tolist() == [False, True, False]
+
+
+def test_up_doubles_all_sides_and_joins_the_skip():
+    block, x, skip = Up(5, 3).double(), crops(5, 1, 2, 3), crops(3, 2, 4, 6)
+    expected = block.conv_block(torch.cat([block.transp_conv(x), skip], 1))
+    y = block(x, skip)
+    assert y.shape == skip.shape
+    torch.testing.assert_close(y, expected)
+    assert (block(x, skip + skip.roll(1, 2)) != y).any()
+
+
+@pytest.mark.parametrize(
+    "block, channels", [(GatedSpatialConv(3), 3), (LateralMLP(3), 3), (Residual(3, 3), 3)]
+)
+def test_blocks_keep_the_shape(block, channels):
+    x = torch.rand(2, channels, 3, 5, 7)
+    assert block(x).shape == x.shape

@@ -1,0 +1,236 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from tokenunify_scale.config import ConfigError
+from tokenunify_scale.models import build_model, list_models
+from tokenunify_scale.models.emmamba import (
+    SIZES,
+    SMALL_SIZES,
+    EMmamba,
+    EMmambaConfig,
+    legal_size,
+)
+
+# Source: Table 6; component totals as measured on the paper's release.
+TOTALS = {
+    "tiny": 28_296_131,
+    "small": 112_534_403,
+    "middle": 206_577_475,
+    "large": 506_567_395,
+    "huge": 1_008_908_931,
+}
+COMPONENTS = {
+    "tiny": (174_080, 1_493_760, 4_876_160, 349_600, 13_256_512, 8_145_920, 99),
+    "huge": (6_205_440, 44_213_760, 175_484_160, 12_542_400, 477_209_472, 293_253_120, 579),
+}
+CROP = (16, 16, 32)
+OFFICIAL_CROP = (16, 16, 80)
+
+
+def network(preset: str = "default", **options) -> EMmamba:
+    torch.manual_seed(0)
+    config = EMmambaConfig(features=(2, 2, 4, 4), hidden=4, preset=preset)
+    return EMmamba(config, **options).eval()
+
+
+def noise(*sides: int) -> torch.Tensor:
+    return torch.rand(1, 1, *sides, generator=torch.Generator().manual_seed(1))
+
+
+def count(*modules: nn.Module) -> int:
+    return sum(parameter.numel() for module in modules for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_parameter_totals_are_those_of_table_6(size):
+    with torch.device("meta"):
+        model = build_model(f"emmamba_{size}")
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert count(model) == TOTALS[size]
+
+
+@pytest.mark.parametrize("size", COMPONENTS)
+def test_each_component_has_the_parameters_of_the_release(size):
+    with torch.device("meta"):
+        model = build_model(f"emmamba_{size}", preset="official")
+    skips = [getattr(model, f"encoder{i}") for i in range(1, 6)]
+    decoder = [getattr(model, f"decoder{i}") for i in range(1, 6)]
+    found = (
+        count(model.downsample),
+        count(model.stages),
+        count(model.gscs),
+        count(model.mlps),
+        count(*skips),
+        count(*decoder),
+        count(model.out),
+    )
+    assert found == COMPONENTS[size] and sum(found) == TOTALS[size]
+
+
+def test_presets_differ_in_no_parameter():
+    with torch.device("meta"):
+        default, official = (
+            {n: p.shape for n, p in build_model("emmamba_atto", preset=preset).named_parameters()}
+            for preset in ("default", "official")
+        )
+    assert default == official and len(default) == 291  # as many as the release's tensors
+
+
+def test_small_sizes_are_not_said_to_be_in_the_paper():
+    from tokenunify_scale.registry import MODELS
+
+    assert [f"emmamba_{size}" for size in (*SMALL_SIZES, *SIZES)] == list_models()[:9]
+    for size in SMALL_SIZES:
+        assert MODELS.get(f"emmamba_{size}").source == "not in the paper"
+    for size in SIZES:
+        assert MODELS.get(f"emmamba_{size}").source == "Table 6"
+
+
+def test_features_of_the_papers_crop_halve_all_sides_stage_by_stage():
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        model = build_model("emmamba_atto")
+        shapes = [tuple(map_.shape[1:]) for map_ in model.features(noise(16, 160, 160))]
+    assert shapes == [(4, 8, 80, 80), (8, 4, 40, 40), (16, 2, 20, 20), (32, 1, 10, 10)]
+
+
+@torch.inference_mode()
+def test_the_output_has_the_crops_sides_and_lies_between_0_and_1():
+    output = network(in_channels=2, out_channels=5)(torch.rand(2, 2, *CROP))
+    assert output.shape == (2, 5, *CROP)
+    assert 0 < output.min() and output.max() < 1
+
+
+@torch.inference_mode()
+def test_by_default_every_section_reaches_every_feature_map():
+    model, crop = network(), noise(*CROP)
+    before = model.features(crop)
+    for section in range(CROP[0]):
+        changed = crop.clone()
+        changed[:, :, section] = 1 - changed[:, :, section]
+        for level, (old, new) in enumerate(zip(before, model.features(changed), strict=True)):
+            assert not torch.equal(old, new), f"section {section}, stage {level}"
+
+
+@torch.inference_mode()
+def test_the_official_encoder_never_sees_odd_sections():
+    model, crop = network("official"), noise(*OFFICIAL_CROP)
+    before = model.features(crop)
+    odd, even = crop.clone(), crop.clone()
+    odd[:, :, 1::2] = 0
+    even[:, :, 2] = 0
+    for old, new in zip(before, model.features(odd), strict=True):
+        assert torch.equal(old, new)
+    assert not torch.equal(before[0], model.features(even)[0])
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(
+    "preset, crop, chunks",
+    [("default", (32, 16, 16), [16, 8, 4, 2]), ("official", OFFICIAL_CROP, [5, 5, 5, 5])],
+)
+def test_the_third_scan_interleaves_the_sections_of_its_stage_by_default(preset, crop, chunks):
+    model, calls = network(preset), []
+    for stage in model.stages:
+        for layer in stage:
+            layer.register_forward_pre_hook(
+                lambda _, args, options: calls.append(options), with_kwargs=True
+            )
+    model(noise(*crop))
+    residual = preset == "default"
+    assert calls == [{"chunks": n, "residual": residual} for n in chunks for _ in range(2)]
+
+
+@torch.inference_mode()
+def test_presets_compute_different_things_from_the_same_weights():
+    default, official = network(), network("official")
+    official.load_state_dict(default.state_dict())
+    crop = noise(*OFFICIAL_CROP)
+    assert (default(crop) - official(crop)).abs().max() > 1e-4
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("sides", [(5, 33, 47), (1, 1, 1), (17, 16, 16), (3, 40, 2), CROP])
+def test_by_default_any_crop_will_do(sides):
+    model, crop = network(), noise(*sides)
+    output = model(crop)
+    assert output.shape == (1, 3, *sides) and output.isfinite().all()
+    padded = legal_size(sides)
+    expected = [tuple(side // 2**i for side in padded) for i in range(1, 5)]
+    assert [tuple(map_.shape[2:]) for map_ in model.features(crop)] == expected
+
+
+@torch.inference_mode()
+def test_padding_reflects_and_is_cut_off_again():
+    model, crop = network(), noise(12, 20, 30)
+    padded = functional.pad(crop, (0, 2, 0, 12, 0, 4), mode="reflect")
+    assert torch.equal(model(crop), model(padded)[..., :12, :20, :30])
+
+
+@torch.inference_mode()
+def test_a_side_too_short_to_reflect_is_repeated():
+    model, crop = network(), noise(1, 16, 16)
+    repeated = crop.expand(-1, -1, 16, -1, -1)
+    padded = torch.cat([repeated, repeated[..., -1:].expand(-1, -1, -1, -1, 16)], dim=-1)
+    assert torch.equal(model(crop), model(padded)[..., :1, :16, :16])
+
+
+@pytest.mark.parametrize(
+    "sides, legal",
+    [
+        ((16, 160, 160), (16, 160, 160)),
+        ((5, 33, 47), (16, 48, 48)),
+        ((1, 1, 1), (16, 16, 32)),
+        ((16, 16, 16), (16, 16, 32)),
+        ((17, 16, 16), (32, 16, 16)),
+    ],
+)
+def test_legal_sizes_are_multiples_of_16_with_more_than_one_voxel_at_the_bottleneck(sides, legal):
+    assert legal_size(sides) == legal
+
+
+@pytest.mark.parametrize("sides", [(5, 33, 47), (16, 64, 64), (15, 160, 160)])
+def test_the_official_preset_refuses_what_the_release_cannot_take(sides):
+    model = network("official")
+    for call in (model, model.features):
+        with pytest.raises(ValueError, match="the official preset needs sides that are") as caught:
+            call(noise(*sides))
+        assert str(sides) in str(caught.value)
+
+
+@pytest.mark.parametrize("preset", ["default", "official"])
+def test_groups_partition_the_parameters(preset):
+    model = network(preset)
+    groups = model.groups()
+    assert list(groups) == ["mamba", "encoder", "decoder"]
+    ids = [id(parameter) for group in groups.values() for parameter in group]
+    assert len(ids) == len(set(ids)) and set(ids) == {id(p) for p in model.parameters()}
+    assert sum(p.numel() for p in groups["mamba"]) == count(model.stages)
+
+
+@pytest.mark.parametrize("preset, crop", [("default", CROP), ("official", OFFICIAL_CROP)])
+def test_every_parameter_gets_a_gradient(preset, crop):
+    model = network(preset).train()
+    (model(noise(*crop)) - 0.3).square().mean().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+        # A bias before an instance norm has no effect: its gradient is rounding, or 0.
+        if not name.endswith("bias"):
+            assert parameter.grad.abs().max() > 0, name
+
+
+@torch.inference_mode()
+def test_a_crop_does_not_depend_on_its_batch():
+    model = network()
+    batch = torch.cat([noise(*CROP), 1 - noise(*CROP)])
+    torch.testing.assert_close(model(batch)[1:], model(batch[1:]))
+
+
+def test_a_model_is_built_by_name_with_changed_options():
+    model = build_model("emmamba_atto", preset="official", depths=(1, 1, 1, 1), out_channels=1)
+    assert [len(stage) for stage in model.stages] == [1, 1, 1, 1]
+    assert model.config.preset == "official" and model.out.out_channels == 1
+    with pytest.raises(ConfigError, match="did you mean 'emmamba_huge'"):
+        build_model("emmamba_hgue")
