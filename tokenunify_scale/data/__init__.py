@@ -1,0 +1,1 @@
+"""Training data: shards on disk, the stream over them, labelled crops, affinities, augmentation."""

@@ -1,0 +1,241 @@
+"""Crops straight from volumes: as uint8 whatever the volume stores, and with labels."""
+
+import math
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tokenunify_scale.config import ConfigError, DataError
+from tokenunify_scale.data.augment import AugmentConfig, augment, generator, random_box
+from tokenunify_scale.data.stream import Batch, batches
+from tokenunify_scale.volumes.geometry import Box
+from tokenunify_scale.volumes.volume import Volume
+
+IN_MEMORY = 2 << 30
+"""Bytes up to which a part of a volume is read once and kept."""
+PERCENTILES = (0.5, 99.5)
+PROBES = 4
+PROBE = (16, 64, 64)
+ATTEMPTS = 10
+
+
+class LabelledBatch(Batch):
+    """A batch with labels int64 [B, D, H, W], numbered anew in each crop; 0 is background."""
+
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class GrayMapping:
+    """The intensities of a volume that become 0 and 255; linear between, cut off beyond."""
+
+    low: float
+    high: float
+
+
+def check_raw(volume: Volume) -> None:
+    """Refuse a volume that does not hold intensities.
+
+    Raises:
+        DataError: integers wider than 16 bits, which are labels, or no real numbers at all.
+    """
+    kind, bits = volume.dtype.kind, 8 * volume.dtype.itemsize
+    if kind in "iu" and bits > 16:
+        raise DataError(f"{volume.path}: {volume.dtype} looks like labels, not like a raw volume")
+    if kind not in "iuf":
+        raise DataError(f"{volume.path}: {volume.dtype} is not a type of intensities")
+
+
+def find_mapping(volume: Volume) -> GrayMapping | None:
+    """How a volume becomes uint8: None if it is, else from the 0.5 and 99.5 % of a sample.
+
+    The sample is the same each time: 64 blocks spread over the volume, all of it if it is small.
+
+    Raises:
+        DataError: not a raw volume; NaN or infinity in a block; all values the same.
+    """
+    check_raw(volume)
+    if volume.dtype == np.uint8:
+        return None
+    boxes = _probes(tuple(volume.shape))
+    values = np.concatenate([_finite(volume, box).ravel() for box in boxes])
+    low, high = (float(v) for v in np.percentile(values, PERCENTILES))
+    if not high > low:
+        raise DataError(f"{volume.path}: no contrast, a sample has {low:g} nearly everywhere")
+    return GrayMapping(low, high)
+
+
+def _probes(shape: tuple[int, int, int]) -> list[Box]:
+    """Disjoint blocks spread evenly over a volume, or all of it where it is no larger than they."""
+    if math.prod(shape) <= PROBES**3 * math.prod(PROBE):
+        return [Box.of(shape)]
+    probe = Box.of(PROBE).intersect(Box.of(shape))
+    starts = []
+    for side, size in zip(shape, probe.shape, strict=True):
+        count = min(PROBES, side // size)
+        starts.append([side * (2 * i + 1) // (2 * count) - size // 2 for i in range(count)])
+    return [probe.shift(start) for start in product(*starts)]
+
+
+def read_gray(volume: Volume, box: Box, *, mapping: GrayMapping | None) -> np.ndarray:
+    """A part [D, H, W] of a volume: mapped to uint8, or as stored where ``mapping`` is None.
+
+    Raises:
+        DataError: NaN or infinity in it.
+    """
+    if mapping is None:
+        return volume.read(box)
+    gray = _finite(volume, box).astype(np.float32)
+    gray -= mapping.low
+    gray *= 255 / (mapping.high - mapping.low)
+    return np.rint(gray.clip(0, 255)).astype(np.uint8)
+
+
+def _finite(volume: Volume, box: Box) -> np.ndarray:
+    """A part of a volume, free of NaN and infinity."""
+    values = volume.read(box)
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise DataError(f"{volume.path}: NaN or infinity in the box {box.start} to {box.stop}")
+    return values
+
+
+class CropReader:
+    """Crops of a box of a volume, read once on the first call if the box is small enough."""
+
+    def __init__(
+        self,
+        volume: Volume,
+        *,
+        mapping: GrayMapping | None,
+        box: Box | None = None,
+        in_memory: int = IN_MEMORY,
+    ) -> None:
+        """Read nothing yet.
+
+        Args:
+            volume: where crops come from.
+            mapping: as from ``find_mapping``; None: crops as stored.
+            box: what crops may touch; None: the whole volume.
+            in_memory: bytes of the box, as stored, that may be kept.
+        """
+        self.volume, self.mapping, self.box = volume, mapping, box or Box.of(volume.shape)
+        self._small = math.prod(self.box.shape) * volume.dtype.itemsize <= in_memory
+        self.kept: np.ndarray | None = None
+        self._lock = threading.Lock()
+
+    def read(self, box: Box) -> np.ndarray:
+        """The part at ``box`` in the volume's own coordinates, as ``read_gray`` gives it."""
+        with self._lock:
+            if not self._small:
+                return self._load(box)
+            if self.kept is None:
+                self.kept = self._load(self.box)
+        return self.kept[box.shift(tuple(-a for a in self.box.start)).slices]
+
+    def _load(self, box: Box) -> np.ndarray:
+        return read_gray(self.volume, box, mapping=self.mapping)
+
+
+class LabelledCrops:
+    """Random crops of a raw volume with their labels; a pure function of seed and position."""
+
+    def __init__(
+        self,
+        raw: Volume,
+        labels: Volume,
+        *,
+        box: Box | None = None,
+        crop: tuple[int, int, int],
+        seed: int,
+        augment: AugmentConfig | None = None,
+    ) -> None:
+        """Check the pair; data is read on the first batch.
+
+        Args:
+            raw: intensities of a type up to 16 bits, or float.
+            labels: integers >= 0 of the same shape; 0 is background.
+            box: where crops may lie; None: the whole volume.
+            crop: size (z, y, x) in voxels.
+            seed: of places and augmentation.
+            augment: random changes, or None.
+
+        Raises:
+            DataError: shapes differ, labels are no integers, the crop does not fit into the box.
+        """
+        if tuple(raw.shape) != tuple(labels.shape):
+            raise DataError(
+                f"{raw.path} has shape {tuple(raw.shape)}, "
+                f"its labels {labels.path} {tuple(labels.shape)}"
+            )
+        if labels.dtype.kind not in "iub":
+            raise DataError(f"{labels.path}: labels are integers, not {labels.dtype}")
+        box = box or Box.of(raw.shape)
+        if not Box.of(raw.shape).contains(box):
+            raise ConfigError(f"{raw.path}: {box} reaches beyond its shape {tuple(raw.shape)}")
+        if not Box.of(box.shape).contains(Box.of(crop)):
+            raise DataError(
+                f"{raw.path}: a crop of {tuple(crop)} does not fit into {tuple(box.shape)} voxels"
+            )
+        self.box, self.crop, self.seed, self.augment = box, tuple(crop), seed, augment
+        self.voxel_size = raw.voxel_size
+        self._raw = CropReader(raw, mapping=find_mapping(raw), box=box)
+        self._labels = CropReader(labels, mapping=None, box=box)
+
+    def batch(self, position: int, size: int) -> LabelledBatch:
+        """The ``size`` crops at ``position`` and after, with their labels."""
+        positions = range(position, position + size)
+        crops, labels = zip(*(self._pair(p) for p in positions), strict=True)
+        return {
+            "crops": torch.from_numpy(np.stack(crops)).unsqueeze(1),
+            "labels": torch.from_numpy(np.stack(labels)),
+            "positions": torch.tensor(positions),
+        }
+
+    def batches(self, start: int, *, global_batch: int, **split: int | None) -> Iterator[Batch]:
+        """One rank's micro-batches from position ``start``; ``split`` as in ``stream.batches``."""
+        return batches(self, start, global_batch=global_batch, **split)
+
+    def _pair(self, position: int) -> tuple[np.ndarray, np.ndarray]:
+        """One crop and its labels: the first of some places that has a labelled pair of voxels."""
+        for attempt in range(ATTEMPTS):
+            rng = generator(self.seed, position, attempt)
+            box = random_box(rng, self.box.shape, crop=self.crop).shift(self.box.start)
+            labels = self._labels.read(box)
+            if has_labelled_pair(labels):
+                break
+        else:
+            if self._labels.kept is not None and not self._labels.kept.any():
+                raise DataError(f"{self._labels.volume.path}: no labels, all 0, in {self.box}")
+        raw, labels = self._raw.read(box), relabel(labels, name=self._labels.volume.path)
+        if self.augment is not None:
+            size = self.voxel_size
+            raw, labels = augment(raw, labels, config=self.augment, rng=rng, voxel_size=size)
+        return raw, labels
+
+
+def has_labelled_pair(labels: np.ndarray) -> bool:
+    """Whether two voxels that share a face both have a label, in a [D, H, W] array."""
+    known = labels != 0
+    sides = (known.swapaxes(0, axis) for axis in range(3))
+    return any(bool((side[1:] & side[:-1]).any()) for side in sides)
+
+
+def relabel(labels: np.ndarray, *, name: str = "labels") -> np.ndarray:
+    """The same objects numbered 1, 2, ... in the order of their ids, as int64; 0 stays 0.
+
+    Raises:
+        DataError: a negative label; ``name`` says where.
+    """
+    flat = labels.ravel()
+    # Objects are runs along x: sort one voxel of each run, not all voxels.
+    starts = np.flatnonzero(np.concatenate(([True], flat[1:] != flat[:-1])))
+    ids, numbers = np.unique(flat[starts], return_inverse=True)
+    if ids[0] < 0:
+        raise DataError(f"{name}: label {ids[0]} is negative")
+    numbers = numbers.astype(np.int64) + (ids[0] != 0)
+    return np.repeat(numbers, np.diff(starts, append=flat.size)).reshape(labels.shape)
