@@ -1,0 +1,174 @@
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tokenunify_scale.data.affinities import NEAREST, affinities_from_labels
+from tokenunify_scale.objectives import out_channels
+from tokenunify_scale.objectives.affinity import (
+    Affinity,
+    AffinityConfig,
+    balance,
+    weighted_mean,
+)
+
+SIDES = (3, 4, 5)
+
+
+class Answer(nn.Module):
+    """Put out a given picture, times a weight of 1."""
+
+    def __init__(self, picture: Tensor) -> None:
+        super().__init__()
+        self.picture, self.weight = picture, nn.Parameter(torch.ones(()))
+
+    def forward(self, crops: Tensor) -> Tensor:
+        return self.picture * self.weight
+
+
+def labels(count: int = 2) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 3, (count, *SIDES), generator=generator)
+
+
+def predictions(count: int = 2) -> Tensor:
+    return torch.rand(count, 3, *SIDES, generator=torch.Generator().manual_seed(1))
+
+
+def batch(of: Tensor) -> dict[str, Tensor]:
+    return {"crops": torch.zeros(len(of), 1, *SIDES), "labels": of}
+
+
+def loss(picture: Tensor, of: Tensor, kind: str = "weighted_mse", border: int = 0):
+    config = AffinityConfig(loss=kind, border=border)
+    return Affinity(config, backbone=Answer(picture))(batch(of), progress=0.0)
+
+
+def edges(of: Tensor) -> list[list[list[tuple[tuple, int]]]]:
+    """Per sample and channel: each edge's place and whether its two voxels are one object."""
+    found = []
+    for sample in of:
+        channels = []
+        for offset in NEAREST:
+            edges_ = []
+            for p in np.ndindex(*SIDES):
+                q = tuple(a - b for a, b in zip(p, offset, strict=True))
+                if min(q) >= 0:
+                    edges_.append((p, int(sample[p] == sample[q] and sample[p] != 0)))
+            channels.append(edges_)
+        found.append(channels)
+    return found
+
+
+def by_loops(picture: Tensor, of: Tensor, *, weighted: bool) -> list[float]:
+    """Loss of each sample, edge by edge; either class weighs half of its channel."""
+    samples = []
+    for i, channels in enumerate(edges(of)):
+        total, count = 0.0, 0
+        for c, channel in enumerate(channels):
+            ones = sum(truth for _, truth in channel)
+            zeros = len(channel) - ones
+            for p, truth in channel:
+                weight = 1.0
+                if weighted and ones and zeros:
+                    weight = len(channel) / (2 * (ones if truth else zeros))
+                total += weight * (float(picture[(i, c, *p)]) - truth) ** 2
+            count += len(channel)
+        samples.append(total / count)
+    return samples
+
+
+@pytest.mark.parametrize("kind", ["weighted_mse", "mse"])
+def test_the_loss_agrees_with_a_loop_over_all_edges(kind):
+    output = loss(predictions(), labels(), kind)
+    samples = by_loops(predictions(), labels(), weighted=kind == "weighted_mse")
+    plain = by_loops(predictions(), labels(), weighted=False)
+    assert output.loss.item() == pytest.approx(sum(samples) / 2, rel=1e-5)
+    assert output.parts["affinity"].tolist() == pytest.approx([sum(samples), 2], rel=1e-5)
+    assert output.parts["mse"].tolist() == pytest.approx([sum(plain), 2], rel=1e-5)
+
+
+def test_a_perfect_prediction_has_no_loss():
+    target, valid = affinities_from_labels(labels())
+    assert loss(target, labels()).loss == 0
+    outside = torch.where(valid > 0, target, torch.full_like(target, 7.0))
+    assert loss(outside, labels()).loss == 0  # where no edge is, nothing is asked
+
+
+@pytest.mark.parametrize("border", [0, 1, 2])
+def test_borders_are_widened_in_the_plane_before_affinities_are_taken(border):
+    of = torch.ones(1, 3, 4, 8).long()
+    of[..., 4:] = 2
+    widened = of.clone()
+    widened[..., 4 - border : 4 + border] = 0
+    target, _ = affinities_from_labels(widened)
+    data = {"crops": torch.zeros(1, 1, 3, 4, 8), "labels": of}
+    model = Affinity(AffinityConfig(border=border), backbone=Answer(target))
+    assert model(data, progress=0.0).loss == 0
+    assert torch.equal(data["labels"].unique(), torch.tensor([1, 2]))  # a copy was widened
+    if border:
+        other = Affinity(AffinityConfig(border=border - 1), backbone=Answer(target))
+        assert other(data, progress=0.0).loss > 0
+
+
+def test_a_negative_border_is_refused():
+    with pytest.raises(ValueError, match="border must be >= 0, got -1"):
+        AffinityConfig(border=-1)
+
+
+def test_both_classes_weigh_half_of_the_edges():
+    target, valid = affinities_from_labels(labels())
+    weights = balance(target, valid)
+    ones = (weights * target).sum((2, 3, 4))
+    zeros = (weights * (1 - target)).sum((2, 3, 4))
+    half = valid.sum((2, 3, 4)) / 2
+    torch.testing.assert_close(ones, half)
+    torch.testing.assert_close(zeros, half)
+    assert (weights[valid == 0] == 0).all()
+
+
+@pytest.mark.parametrize("of", [torch.ones(1, *SIDES).long(), torch.zeros(1, *SIDES).long()])
+def test_a_class_that_is_absent_leaves_the_other_with_weight_1(of):
+    target, valid = affinities_from_labels(of)
+    assert torch.equal(balance(target, valid), valid)
+    output = loss(torch.full((1, 3, *SIDES), 0.5), of)
+    assert output.loss.item() == pytest.approx(0.25) and output.loss.isfinite()
+
+
+def test_guessing_one_class_costs_half_whatever_its_share():
+    of = torch.ones(1, *SIDES).long()
+    of[0, 1, 1, 1] = 2  # six cut edges, all others joined
+    for value in (0.0, 1.0):
+        guess = torch.full((1, 3, *SIDES), value)
+        assert loss(guess, of).loss.item() == pytest.approx(0.5)
+
+
+def test_the_loss_of_the_whole_batch_is_the_mean_over_its_samples():
+    whole = loss(predictions(4), labels(4))
+    alone = [loss(predictions(4)[i : i + 1], labels(4)[i : i + 1]) for i in range(4)]
+    torch.testing.assert_close(whole.loss, torch.stack([a.loss for a in alone]).mean())
+    for name in ("affinity", "mse"):
+        torch.testing.assert_close(whole.parts[name], sum(a.parts[name] for a in alone))
+
+
+def test_gradients_are_finite_even_where_a_class_is_absent():
+    backbone = Answer(torch.full((1, 3, *SIDES), 0.5))
+    model = Affinity(AffinityConfig(), backbone=backbone)
+    model(batch(torch.ones(1, *SIDES).long()), progress=0.0).loss.backward()
+    assert backbone.weight.grad.isfinite() and backbone.weight.grad != 0
+
+
+def test_a_crop_without_any_edge_has_loss_0():
+    data = {"crops": torch.zeros(1, 1, 1, 1, 1), "labels": torch.ones(1, 1, 1, 1).long()}
+    model = Affinity(AffinityConfig(), backbone=Answer(torch.rand(1, 3, 1, 1, 1)))
+    assert model(data, progress=0.0).loss == 0
+
+
+def test_a_weighted_mean_is_taken_sample_by_sample():
+    values = torch.tensor([2.0, 4.0, 6.0, 8.0]).reshape(2, 1, 1, 1, 2)
+    weights = torch.tensor([3.0, 1.0, 0.0, 0.0]).reshape(2, 1, 1, 1, 2)
+    assert weighted_mean(values, weights).tolist() == [2.5, 0.0]
+
+
+def test_it_asks_for_one_channel_an_offset():
+    assert out_channels("affinity") == len(NEAREST) == 3
