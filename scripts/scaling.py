@@ -1,0 +1,6 @@
+"""Plan, run and draw a study: python scripts/scaling.py run recipes/cpu_demo.yaml --out study"""
+
+from tokenunify_scale.cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main("scaling"))

@@ -1,0 +1,96 @@
+import csv
+import io
+import json
+
+import pytest
+
+from tokenunify_scale.config import DataError, build
+from tokenunify_scale.scaling.collect import COLUMNS, collect, to_csv, to_markdown, write_tables
+from tokenunify_scale.scaling.plan import Study, plan
+
+RECIPE = {"name": "s", "sizes": ["atto"], "inits": ["mae", "random"], "seeds": [5]}
+SCORES = {"voi_split": 0.5, "voi_merge": 0.25, "voi": 0.75, "arand": 0.125, "precision": 1.0}
+LABEL = "atto-mae-s5"
+
+
+@pytest.fixture
+def jobs(tmp_path):
+    """A finished study: result.json in every folder, as the verbs write it."""
+    jobs = plan(build(Study, RECIPE), tmp_path)
+    for job in jobs:
+        result = {"verb": job.verb, "seconds": 2.5, "finished": "2026-01-01"}
+        if job.verb in ("pretrain", "finetune"):
+            count = {"pretrain": 90, "finetune": 100}[job.verb]
+            result["model"] = {"name": "emmamba_atto", "parameters": count}
+            result |= {"seed": 5, "objective": "affinity", "metrics": {"loss": count / 1000}}
+        if job.verb == "pretrain":
+            result["objective"] = job.axes["init"]
+        if job.verb == "finetune":
+            result["init"] = job.axes["init"]
+        if job.verb == "evaluate":
+            result["metrics"] = SCORES
+        job.folder.mkdir(parents=True)
+        (job.folder / "result.json").write_text(json.dumps(result))
+    return jobs
+
+
+def all_finished(jobs, **other):
+    return {job.name: "finished" for job in jobs} | other
+
+
+def change(job, **values):
+    file = job.folder / "result.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def test_a_row_holds_what_the_runs_of_its_cell_measured(jobs):
+    mae, random = collect(jobs, all_finished(jobs))
+    assert (mae.size, mae.init, mae.seed, mae.parameters) == ("atto", "mae", 5, 100)
+    assert (mae.pretrain_loss, mae.finetune_loss, mae.seconds) == (0.09, 0.1, 12.5)
+    assert (mae.voi_split, mae.voi_merge, mae.voi, mae.arand) == (0.5, 0.25, 0.75, 0.125)
+    assert random.pretrain_loss is None and random.seconds == 10.0
+    assert mae.missing == random.missing == ""
+
+
+def test_a_run_that_is_not_finished_is_named_and_its_numbers_stay_empty(jobs):
+    states = all_finished(jobs, **{f"{s}/{LABEL}": "to do" for s in ("segment", "evaluate")})
+    row = collect(jobs, states)[0]
+    assert row.missing == f"segment/{LABEL}" and row.finetune_loss == 0.1
+    assert row.voi is None and row.seconds is None
+
+
+def test_a_result_of_another_request_does_not_count(jobs):
+    row = collect(jobs, all_finished(jobs, **{f"evaluate/{LABEL}": "changed"}))[0]
+    assert row.missing == f"evaluate/{LABEL}" and row.voi is None
+
+
+@pytest.mark.parametrize(
+    "place, values",
+    [
+        (0, {"seed": 4}),
+        (0, {"objective": "tokenunify"}),
+        (1, {"model": {"name": "emmamba_femto", "parameters": 100}}),
+        (1, {"init": "random"}),
+        (4, {"verb": "segment"}),
+        (4, {"metrics": {"voi": 1.0}}),
+        (1, {"metrics": {"loss": None}}),
+    ],
+)
+def test_a_result_that_contradicts_the_plan_or_lacks_a_number_is_an_error(jobs, place, values):
+    change(jobs[place], **values)
+    with pytest.raises(DataError, match=f"{jobs[place].name}.*{list(values)[0]}"):
+        collect(jobs, all_finished(jobs))
+
+
+def test_csv_keeps_numbers_in_full_and_markdown_lines_up(jobs, tmp_path):
+    change(jobs[1], metrics={"loss": 1 / 3})
+    rows = collect(jobs, all_finished(jobs, **{"evaluate/atto-random-s5": "to do"}))
+    table = list(csv.DictReader(io.StringIO(to_csv(rows))))
+    assert list(table[0]) == list(COLUMNS) and float(table[0]["finetune_loss"]) == 1 / 3
+    assert table[1]["voi"] == "" and table[1]["missing"] == "evaluate/atto-random-s5"
+    lines = to_markdown(rows).splitlines()
+    assert len({len(line) for line in lines}) == 1 and " 0.3333 " in lines[2]
+    assert " - " in lines[3]
+    paths = write_tables(rows, tmp_path / "out")
+    assert [path.name for path in paths] == ["table.csv", "table.md", "table.json"]
+    assert json.loads(paths[2].read_text())[0]["voi"] == 0.75

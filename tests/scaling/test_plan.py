@@ -1,0 +1,142 @@
+import dataclasses
+
+import pytest
+
+from tokenunify_scale.config import ConfigError, build
+from tokenunify_scale.scaling.command import load_study
+from tokenunify_scale.scaling.plan import Study, placeholders, plan, table
+
+RECIPE = {
+    "name": "tiny_study",
+    "sizes": ["femto", "atto"],
+    "inits": ["mae", "random"],
+    "prepare": {
+        "pretraining": {"volumes": ["synthetic:seed=1"], "crops": 3},
+        "training": {"volumes": ["synthetic:seed=2"], "write": "hdf5"},
+    },
+    "pretrain": {"shards": ["{pretraining}"], "steps": 5, "model": {"preset": "official"}},
+    "finetune": {"volume": "{training}/synthetic.h5:raw", "steps": 7},
+    "evaluate": {"labels": "{training}/synthetic.h5:labels"},
+}
+
+
+def study(**changes):
+    return build(Study, {**RECIPE, **changes})
+
+
+def by_name(jobs):
+    return {job.name: job for job in jobs}
+
+
+def test_each_cell_is_a_chain_and_random_has_no_pretraining(tmp_path):
+    jobs = plan(study(), tmp_path)
+    assert [job.name for job in jobs[:12]] == [
+        "prepare/pretraining",
+        "prepare/training",
+        "pretrain/femto-mae-s0",
+        "finetune/femto-mae-s0",
+        "predict/femto-mae-s0",
+        "segment/femto-mae-s0",
+        "evaluate/femto-mae-s0",
+        "finetune/femto-random-s0",
+        "predict/femto-random-s0",
+        "segment/femto-random-s0",
+        "evaluate/femto-random-s0",
+        "pretrain/atto-mae-s0",
+    ]
+    assert len(jobs) == 2 + 2 * (5 + 4)
+
+
+def test_every_need_stands_before_the_job_that_needs_it(tmp_path):
+    seen = set()
+    for job in plan(study(seeds=[0, 1]), tmp_path):
+        assert seen.issuperset(job.needs)
+        seen.add(job.name)
+
+
+def test_a_name_in_braces_becomes_the_folder_of_that_data_and_a_need(tmp_path):
+    job = by_name(plan(study(), tmp_path))["finetune/atto-mae-s0"]
+    assert job.arguments["volume"] == f"{tmp_path}/prepare/training/synthetic.h5:raw"
+    assert job.arguments["init"] == f"{tmp_path}/pretrain/atto-mae-s0"
+    assert job.needs == ("prepare/training", "pretrain/atto-mae-s0")
+    assert job.folder == tmp_path / "finetune" / "atto-mae-s0"
+
+
+def test_the_grid_names_model_objective_and_seed_and_keeps_options_beside_the_name(tmp_path):
+    jobs = by_name(plan(study(seeds=[3]), tmp_path))
+    arguments = jobs["pretrain/atto-mae-s3"].arguments
+    assert arguments["model"] == {"preset": "official", "name": "emmamba_atto"}
+    assert arguments["objective"] == {"name": "mae"} and arguments["seed"] == 3
+    assert jobs["finetune/atto-random-s3"].arguments["init"] == "random"
+    assert jobs["segment/atto-mae-s3"].arguments["affinities"].endswith("predict/atto-mae-s3")
+
+
+def test_a_changed_setting_changes_the_request_of_its_stage_and_of_all_after_it(tmp_path):
+    old = by_name(plan(study(), tmp_path))
+    new = by_name(plan(study(pretrain={**RECIPE["pretrain"], "steps": 6}), tmp_path))
+    changed = {name for name in old if old[name].request != new[name].request}
+    stages = ("pretrain", "finetune", "predict", "segment", "evaluate")
+    assert changed == {f"{s}/{size}-mae-s0" for s in stages for size in ("femto", "atto")}
+
+
+def test_requests_do_not_depend_on_where_the_study_lies(tmp_path):
+    here, there = plan(study(), tmp_path), plan(study(), "runs/elsewhere")
+    assert [job.request for job in here] == [job.request for job in there]
+    assert len({job.request for job in here}) == len(here)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"sizes": []}, "sizes"),
+        ({"seeds": [0, 0]}, "seeds"),
+        ({"threads": 0}, "threads"),
+        ({"prepare": {"init": {}}}, "prepare.init"),
+        ({"prepare": {"a-b": {}}}, "prepare.a-b"),
+        ({"prepare": {"data": "x"}}, "prepare.data"),
+        ({"pretrian": {}}, "did you mean 'pretrain'"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_by_name(changes, words):
+    with pytest.raises(ConfigError, match=words):
+        study(**changes)
+
+
+def test_an_unknown_name_in_braces_is_told_with_the_nearest(tmp_path):
+    with pytest.raises(ConfigError, match="finetune.volume.*did you mean 'training'"):
+        plan(study(finetune={"volume": "{trainin}/synthetic.h5:raw"}), tmp_path)
+
+
+@pytest.mark.parametrize("stage, key", [("finetune", "seed"), ("predict", "model")])
+def test_what_the_grid_decides_cannot_be_set(tmp_path, stage, key):
+    with pytest.raises(ConfigError, match=f"{stage}.{key}"):
+        plan(study(**{stage: {**RECIPE.get(stage, {}), key: 4}}), tmp_path)
+
+
+def test_placeholders_are_found_at_any_depth():
+    assert placeholders({"a": ["{x}/y", 3], "b": {"c": "{z}{x}"}}) == ["x", "z", "x"]
+
+
+def test_the_table_tells_parameters_steps_and_state_of_every_run(tmp_path):
+    jobs = plan(study(), tmp_path)
+    states = {job.name: "to do" for job in jobs} | {"prepare/training": "finished"}
+    lines = table(jobs, states).splitlines()
+    assert len(lines) == len(jobs) + 2
+    assert lines[2].split()[:2] == ["prepare/training", "finished"]
+    name, count, steps, *_ = lines[4].split()
+    assert name == "finetune/femto-mae-s0" and int(count.replace(",", "")) > 1000 and steps == "7"
+    assert lines[-1] == f"{len(jobs)} jobs, 1 finished, {len(jobs) - 1} to do"
+
+
+def test_the_demo_is_two_sizes_by_four_initialisations_and_its_seeds_can_be_set():
+    demo = load_study("cpu_demo", overrides=["seeds=[0, 1]", "finetune.steps=9"])
+    assert len(demo.sizes) == 2 and len(demo.inits) == 4 and demo.seeds == (0, 1)
+    jobs = plan(demo, "out")
+    assert len(jobs) == 3 + 2 * 2 * (3 * 5 + 4)
+    assert {job.arguments["steps"] for job in jobs if job.verb == "finetune"} == {9}
+    assert dataclasses.replace(demo, seeds=(0,)).seeds == (0,)
+
+
+def test_an_unknown_recipe_is_told_with_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean 'cpu_demo'"):
+        load_study("cpu_dmo")

@@ -1,0 +1,61 @@
+"""The real launcher: two CPU ranks, ZeRO-3, gloo."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tokenunify_scale import load_model
+from tokenunify_scale.train.runlog import read_metrics
+
+ROOT = Path(__file__).resolve().parents[1]
+WORDS = ["--size", "atto", "--steps", "20", "--global-batch", "2", "--log-every", "1"]
+WORDS += ["--set", "objective.patch=[4,8,8]", "--set", "optim.lr=1e-4"]
+
+
+def launch(*words):
+    """Run DeepSpeed's launcher on two ranks in a session of its own, so that none is orphaned."""
+    launcher = Path(sys.executable).with_name("deepspeed")
+    command = [launcher, "--num_accelerators", "2", "--master_port", "29611", *words]
+    path = f"{launcher.parent}{os.pathsep}{os.environ['PATH']}"
+    process = subprocess.Popen(
+        [str(word) for word in command], cwd=ROOT, text=True, start_new_session=True,
+        env={**os.environ, "PATH": path}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        output, _ = process.communicate(timeout=300)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, 9)
+    return process.returncode, output
+
+
+@pytest.mark.slow
+def test_two_ranks_with_zero_3_learn_what_one_rank_learns(demo, tmp_path, tokenunify):
+    before = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
+    data = ["--shards", str(demo / "shards")]
+    alone = tokenunify("pretrain", *WORDS, *data, "--zero", 0, "--out", tmp_path / "one")
+    assert alone.returncode == 0, alone.stderr
+    code, output = launch(
+        "scripts/pretrain.py", *WORDS, *data, "--zero", "3", "--out", tmp_path / "two"
+    )
+    assert code == 0, output
+    one, two = read_metrics(tmp_path / "one"), read_metrics(tmp_path / "two")
+    assert len(one) == len(two) == 20
+    for a, b in zip(one, two, strict=True):
+        for term in ("loss", "random", "next", "next_all"):
+            assert b[term] == pytest.approx(a[term], rel=1e-4), (a["step"], term)
+    assert len(list((tmp_path / "two" / "checkpoints").glob("step-*/*optim_states.pt"))) == 2
+    assert sum(p.numel() for p in load_model(tmp_path / "two").parameters()) == 477_841
+    if before:
+        assert set(os.listdir("/dev/shm")) <= before, "shared memory was left behind"
+
+
+@pytest.mark.slow
+def test_a_wrong_request_ends_all_ranks_at_once(tmp_path):
+    code, output = launch("scripts/pretrain.py", *WORDS, "--shards", tmp_path / "none")
+    assert code != 0
+    assert output.count("error: ") == 1 and "no such shard folder" in output
+    assert "Traceback" not in output

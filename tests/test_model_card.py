@@ -1,0 +1,89 @@
+import pytest
+import yaml
+
+from tokenunify_scale import models  # noqa: F401 - fills the registry
+from tokenunify_scale.config import ConfigError
+from tokenunify_scale.model_card import SCORES, UNKNOWN, card, template
+
+TRAINED = {
+    "verb": "finetune",
+    "objective": "affinity",
+    "init": "tokenunify",
+    "volume": "a.h5:raw",
+    "steps": 150,
+    "crops_seen": 300,
+    "seed": 4,
+    "world": 2,
+    "seconds": 61.4,
+}
+SCORED = {
+    "metrics": {"voi": 1.25, "voi_split": 1.0, "voi_merge": 0.25, "arand": 0.125},
+    "labels": "b.h5:labels",
+}
+
+
+def parts(text: str) -> tuple[dict, str]:
+    """YAML metadata and body of a card."""
+    _, metadata, body = text.split("---\n", 2)
+    return yaml.safe_load(metadata), body
+
+
+def test_an_untrained_card_claims_no_score_and_no_weights():
+    text = card(model="emmamba_tiny", parameters=28_296_131, folder="x")
+    metadata, body = parts(text)
+    assert metadata["library_name"] == "tokenunify_scale" and "model-index" not in metadata
+    assert "28,296,131 parameters (Table 6)" in body
+    assert "No weights exist" in body
+    for name in SCORES.values():
+        assert f"| {name} | {UNKNOWN} |" in body
+
+
+def test_a_trained_card_says_what_was_done_and_leaves_scores_open():
+    metadata, body = parts(card(model="emmamba_atto", parameters=5, folder="x", trained=TRAINED))
+    assert "# emmamba_atto (affinity)" in body and "(not in the paper)" in body
+    assert "finetune, objective affinity, started from tokenunify" in body
+    assert "- `a.h5:raw`" in body
+    assert "150 steps, 300 crops, seed 4, 2 rank(s), 61 s" in body
+    assert "(p, p - e_c)" in body
+    assert "model-index" not in metadata and UNKNOWN in body
+
+
+def test_measured_scores_stand_in_the_table_and_in_the_metadata():
+    text = card(model="emmamba_atto", parameters=5, folder="x", trained=TRAINED, scores=SCORED)
+    metadata, body = parts(text)
+    assert "| VOI (bits) | 1.2500 |" in body and "| adapted Rand error | 0.1250 |" in body
+    assert "Measured on `b.h5:labels`" in body and UNKNOWN not in body.partition("## Limits")[0]
+    (entry,) = metadata["model-index"]
+    (result,) = entry["results"]
+    assert {m["type"]: m["value"] for m in result["metrics"]} == SCORED["metrics"]
+    assert result["dataset"]["name"] == "b.h5:labels"
+
+
+def test_a_score_that_was_not_taken_says_so():
+    scores = {"metrics": {"voi": 2.0}}
+    metadata, body = parts(
+        card(model="emmamba_atto", parameters=5, folder="x", trained=TRAINED, scores=scores)
+    )
+    assert f"| adapted Rand error | {UNKNOWN} |" in body and "| VOI (bits) | 2.0000 |" in body
+    assert len(metadata["model-index"][0]["results"][0]["metrics"]) == 1
+
+
+def test_a_pretrained_card_names_its_shards_and_its_output():
+    trained = {**TRAINED, "verb": "pretrain", "objective": "mae", "shards": ["s1", "s2"]}
+    del trained["volume"], trained["init"]
+    body = parts(card(model="emmamba_atto", parameters=5, folder="x", trained=trained))[1]
+    assert "- `s1`\n- `s2`" in body and "the reconstructed crop" in body
+    assert "started from" not in body
+
+
+def test_no_place_of_the_template_stays_open_and_braces_in_names_are_harmless():
+    trained = {**TRAINED, "volume": "{x}.h5:raw"}
+    text = card(model="emmamba_atto", parameters=5, folder="runs/{y}", trained=trained)
+    assert "{x}.h5:raw" in text and 'load_model("runs/{y}")' in text
+    for place in ("{title}", "{results}", "{folder}", "{limits}"):
+        assert place in template() and place not in text
+
+
+def test_an_unknown_model_has_no_card():
+    with pytest.raises(ConfigError, match="unknown model 'emmamba_hgue'"):
+        card(model="emmamba_hgue", parameters=1, folder="x")

@@ -1,0 +1,79 @@
+import json
+import shutil
+
+import pytest
+
+from tokenunify_scale import load_model
+from tokenunify_scale.config import DataError, build, load_yaml
+from tokenunify_scale.pretrain import Config, plan
+from tokenunify_scale.train.runlog import read_metrics, read_result
+
+LEAF = ["--size", "atto", "--global-batch", 2, "--log-every", 1, "--set", "objective.patch=[4,8,8]"]
+
+
+def losses(run):
+    return [record["loss"] for record in read_metrics(run)]
+
+
+def test_a_run_folder_is_complete(pretrained):
+    names = {path.name for path in pretrained.iterdir()}
+    assert names == {
+        "config.yaml", "environment.json", "metrics.jsonl", "checkpoints", "latest",
+        "model.safetensors", "result.json",
+    }  # fmt: skip
+    result = read_result(pretrained)
+    assert result["model"] == {"name": "emmamba_atto", "parameters": 477_841}
+    assert result["steps"] == 6 and result["crops_seen"] == 12
+    assert {"loss", "random", "next", "next_all", "grad_norm"} <= set(result["metrics"])
+    assert len(read_metrics(pretrained)) == 6
+    environment = json.loads((pretrained / "environment.json").read_text())
+    assert environment["scan"]["backend"] == "cpu" and environment["world"] == 1
+
+
+def test_the_resolved_config_repeats_the_run(pretrained):
+    config = build(Config, load_yaml(pretrained / "config.yaml"))
+    assert config.steps == 6 and config.model.name == "emmamba_atto"
+
+
+def test_the_weights_load_as_a_network(pretrained):
+    model = load_model(pretrained)
+    assert not model.training and sum(p.numel() for p in model.parameters()) == 477_841
+
+
+@pytest.mark.parametrize("objective", ["mae", "autoregressive"])
+def test_the_baselines_train_through_the_same_command(objective, demo, tmp_path, tokenunify):
+    words = ["--shards", demo / "shards", "--out", tmp_path, "--steps", 2]
+    done = tokenunify("pretrain", *LEAF, *words, "--set", f"objective.name={objective}")
+    assert done.returncode == 0, done.stderr
+    assert read_result(tmp_path)["objective"] == objective
+
+
+def test_a_resumed_run_equals_one_that_never_stopped(pretrained, demo, tmp_path, tokenunify):
+    out = tmp_path / "run"
+    words = [*LEAF, "--shards", demo / "shards", "--out", out, "--steps", 6, "--save-every", 3]
+    assert tokenunify("pretrain", *words).returncode == 0
+    whole = losses(out)
+    assert whole == losses(pretrained), "how often is saved does not change what is learned"
+    # As a kill after step 4 would leave it: the checkpoint of step 3, and a line too many.
+    shutil.rmtree(out / "checkpoints" / "step-00000006")
+    (out / "latest").write_text("step-00000003\n")
+    (out / "result.json").unlink()
+    done = tokenunify("pretrain", *words)
+    assert done.returncode == 0, done.stderr
+    assert losses(out) == whole
+
+
+def test_a_latest_that_names_nothing_is_an_error_not_a_fresh_start(pretrained, tmp_path):
+    from tokenunify_scale.train.checkpoint import latest
+
+    (tmp_path / "latest").write_text("step-00000009\n")
+    with pytest.raises(DataError, match="step-00000009"):
+        latest(tmp_path)
+
+
+def test_a_plan_tells_parameters_and_memory(demo):
+    config = build(Config, {"model": "emmamba_atto", "shards": [str(demo / "shards")],
+                            "objective": {"name": "mae", "patch": [4, 8, 8]}})  # fmt: skip
+    told = plan(config)
+    assert told["parameters"] == "477,841" and told["crop"] == [8, 32, 32]
+    assert "16 crops" in told["data"]

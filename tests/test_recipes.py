@@ -1,0 +1,47 @@
+"""Every recipe and every DeepSpeed file loads, resolves, and builds on the meta device."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tokenunify_scale import finetune, pretrain
+from tokenunify_scale.config import build, load_recipe, to_dict
+from tokenunify_scale.models import list_models
+from tokenunify_scale.models.load import build_chosen
+from tokenunify_scale.scaling.command import load_study
+from tokenunify_scale.scaling.plan import plan
+from tokenunify_scale.train.engine import NEVER_IN_A_FILE, ds_config, load_strategy, strategies
+
+RECIPES = Path(pretrain.__file__).parent / "recipes"
+STRATEGIES = sorted(file.stem for file in strategies().glob("*.json"))
+STUDIES = [path.stem for path in RECIPES.glob("*.yaml") if "sizes" in load_recipe(path).data]
+VERBS = {"pretrain": pretrain.Config, "finetune": finetune.Config}
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_recipe_resolves_and_its_network_builds(path):
+    if path.stem in STUDIES:
+        study = load_study(path.stem)
+        assert plan(study, Path("out"))
+        return
+    cls = VERBS[path.stem.split("_")[0]]
+    config = build(cls, load_recipe(path.stem), where=path.stem)
+    assert build(cls, to_dict(config)) == config
+    with torch.device("meta"):
+        build_chosen(config.model, in_channels=1, out_channels=1)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_strategy_holds_its_own_keys_only_and_resolves(name):
+    strategy = json.loads((strategies() / f"{name}.json").read_text())
+    assert not set(NEVER_IN_A_FILE) & set(strategy)
+    config = ds_config(load_strategy(name), global_batch=64, clip=1.0, world=8)
+    micro = config["train_micro_batch_size_per_gpu"]
+    assert micro * config["gradient_accumulation_steps"] * 8 == config["train_batch_size"] == 64
+    assert '"auto"' not in json.dumps(config)
+
+
+def test_every_size_has_its_strategy():
+    assert {name.removeprefix("emmamba_") for name in list_models()} <= set(STRATEGIES)

@@ -1,0 +1,252 @@
+"""One parser for ``tokenunify VERB``, scripts/VERB.py and ``python -m tokenunify_scale VERB``."""
+
+import argparse
+import dataclasses
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from tokenunify_scale import __version__
+from tokenunify_scale.config import (
+    ConfigError,
+    Document,
+    Named,
+    assign,
+    build,
+    did_you_mean,
+    dump_yaml,
+    field_docs,
+    load_recipe,
+    override,
+    to_dict,
+)
+
+VERBS = {
+    "prepare": "cut volumes into shards of training crops",
+    "pretrain": "learn from unlabelled crops",
+    "finetune": "learn affinities from a labelled volume",
+    "predict": "turn a volume into affinities",
+    "segment": "turn affinities, or a volume and a model, into neurons",
+    "evaluate": "score and draw a segmentation",
+    "export": "write a Hugging Face folder",
+}
+PRINTERS = {"models": "list the networks", "status": "show a run folder"}
+LISTS = {"model": "MODELS", "objective": "OBJECTIVES", "postprocess": "POSTPROCESS"}
+
+
+def main(verb: str | None = None, words: Sequence[str] | None = None) -> int:
+    """Run a command line.
+
+    Args:
+        verb: the command, where the caller is a script of its own; else the first word.
+        words: what the user typed; by default the process's own arguments.
+
+    Returns:
+        The exit code: 0 done, 2 wrong request, 3 environment, 4 data, 5 diverged.
+    """
+    typed = list(sys.argv[1:] if words is None else words)
+    # DeepSpeed's launcher puts this word before the user's.
+    typed = [word for word in typed if not word.startswith(("--local_rank=", "--local-rank="))]
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        return _dispatch([verb, *typed] if verb else typed)
+    except (ValueError, RuntimeError, OSError) as error:
+        code = getattr(error, "exit_code", 4 if isinstance(error, OSError) else None)
+        if code is None:
+            raise
+        if int(os.environ.get("RANK", "0")) == 0:
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return code
+    except KeyboardInterrupt:
+        return 130
+
+
+def _dispatch(arguments: list[str]) -> int:
+    verbs = [*VERBS, "scaling", *PRINTERS]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if arguments else 2
+    verb, *rest = arguments
+    if verb == "--version":
+        print(f"tokenunify-scale {__version__}")
+        return 0
+    if verb == "scaling":
+        from tokenunify_scale.scaling.command import command
+
+        return command(rest)
+    if verb in PRINTERS:
+        return _print_models() if verb == "models" else _print_status(rest)
+    if verb not in VERBS:
+        raise ConfigError(f"unknown command {verb!r}: {did_you_mean(verb, verbs)}")
+    return _run_verb(verb, rest)
+
+
+def _run_verb(verb: str, words: list[str]) -> int:
+    module = importlib.import_module(f"tokenunify_scale.{verb}")
+    parser = _parser(verb, module.Config)
+    options = parser.parse_args(words)
+    if options.list:
+        _print_lists(module.Config)
+        return 0
+    document = _request(module.Config, options)
+    if verb == "segment" and (options.model or options.volume):
+        document = _predict_first(document, options)
+    config = build(module.Config, document, where=verb)
+    if options.dry_run:
+        print(dump_yaml({"config": to_dict(config), "plan": module.plan(config)}), end="")
+        return 0
+    result = module.run(config)
+    if result:
+        _say(verb, config, result)
+    return 0
+
+
+def _parser(verb: str, config: type) -> argparse.ArgumentParser:
+    """Flags of a verb: the common ones, and one for each plain field of its config."""
+    parser = _Parser(prog=f"tokenunify {verb}", description=VERBS[verb].capitalize() + ".")
+    parser.add_argument(
+        "--recipe", metavar="FILE", help="YAML file of the request, or the name of one of ours"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="A.B=C", help="change one key, repeatable"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what would be done, start nothing"
+    )
+    parser.add_argument("--list", action="store_true", help="print the names that can be chosen")
+    docs = field_docs(config)
+    hints = get_type_hints(config)
+    for field in dataclasses.fields(config):
+        if dataclasses.is_dataclass(hints[field.name]) and hints[field.name] is not Named:
+            continue  # a section: its keys are set by --set
+        flag = f"--{field.name.replace('_', '-')}"
+        repeated = hints[field.name] in (tuple[str, ...], tuple[Path, ...])
+        extra: dict[str, Any] = {"nargs": "+"} if repeated else {}
+        parser.add_argument(
+            flag,
+            dest=f"field_{field.name}",
+            metavar="X",
+            help=_escape(docs.get(field.name)),
+            **extra,
+        )
+    if any(field.name == "model" for field in dataclasses.fields(config)) and verb != "predict":
+        parser.add_argument("--size", help="short for --set model.name=emmamba_SIZE")
+    if verb == "segment":
+        parser.add_argument(
+            "--model", metavar="FOLDER", help="predict with this run or export first"
+        )
+        parser.add_argument("--volume", metavar="VOLUME", help="what to predict on, with --model")
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors as everywhere else: one line, exit code 2."""
+
+    def error(self, message: str) -> None:
+        """Refuse a command line."""
+        if message.startswith("unrecognized arguments: "):
+            words = message.partition(": ")[2].split()
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            message = f"unknown option {words[0]}: {did_you_mean(words[0].split('=')[0], flags)}"
+        raise ConfigError(f"{self.prog}: {message}")
+
+
+def _escape(text: str | None) -> str | None:
+    return text.replace("%", "%%") if text else None
+
+
+def _request(config: type, options: argparse.Namespace) -> Document:
+    """Recipe, then flags, then --set, each over the one before."""
+    document = load_recipe(options.recipe) if options.recipe else Document({})
+    data, lines = document.data, dict(document.lines)
+    for field in dataclasses.fields(config):
+        value = getattr(options, f"field_{field.name}", None)
+        if value is not None:
+            data = assign(data, [field.name], value)
+            lines = {key: line for key, line in lines.items() if key.split(".")[0] != field.name}
+    if getattr(options, "size", None):
+        data = assign(data, ["model", "name"], f"emmamba_{options.size}")
+    for assignment in options.set:
+        data = override(data, assignment)
+    return Document(data, document.path, lines)
+
+
+def _predict_first(document: Document, options: argparse.Namespace) -> Document:
+    """``segment --model M --volume V``: predict into the run folder, then segment from there."""
+    if not (options.model and options.volume):
+        raise ConfigError("segment: --model and --volume go together")
+    if "affinities" in document.data:
+        raise ConfigError("segment: give --affinities, or --model and --volume, not both")
+    predict = importlib.import_module("tokenunify_scale.predict")
+    segment = importlib.import_module("tokenunify_scale.segment")
+    default = next(f.default for f in dataclasses.fields(segment.Config) if f.name == "out")
+    folder = f"{document.data.get('out', default)}/affinities"
+    request = {"model": options.model, "volume": options.volume, "out": folder}
+    config = build(predict.Config, request, where="predict")
+    if not options.dry_run:
+        _say("predict", config, predict.run(config))
+    return Document({**document.data, "affinities": folder}, document.path, document.lines)
+
+
+def _say(verb: str, config: Any, result: dict[str, Any]) -> None:
+    """One closing line: what came out, and where it is."""
+    metrics = result.get("metrics") or {}
+    shown = ", ".join(
+        f"{name} {value:.4g}" for name, value in metrics.items() if isinstance(value, int | float)
+    )
+    print(f"{verb}: {config.out} in {result['seconds']:.0f} s{': ' if shown else ''}{shown}")
+
+
+def _print_lists(config: type) -> None:
+    from tokenunify_scale import registry
+
+    for field in dataclasses.fields(config):
+        if field.name in LISTS:
+            table = getattr(registry, LISTS[field.name])
+            print(f"{field.name}:")
+            for name in table.names():
+                print(f"  {name:18} {table.get(name).source}")
+
+
+def _print_models() -> int:
+    import torch
+
+    from tokenunify_scale.models import build_model
+    from tokenunify_scale.models.load import parameters_of
+    from tokenunify_scale.registry import MODELS
+
+    print(f"{'name':18} {'parameters':>15}  source")
+    for name in MODELS.names():
+        with torch.device("meta"):
+            count = parameters_of(build_model(name))
+        print(f"{name:18} {count:15,}  {MODELS.get(name).source}")
+    return 0
+
+
+def _print_status(words: list[str]) -> int:
+    from tokenunify_scale.train.runlog import read_metrics, read_result
+
+    parser = _Parser(prog="tokenunify status", description="Show a run folder.")
+    parser.add_argument("run", help="run folder")
+    run = parser.parse_args(words).run
+    if not os.path.isfile(os.path.join(run, "config.yaml")):
+        raise ConfigError(f"{run} is not a run folder: it has no config.yaml")
+    result, records = read_result(run), read_metrics(run)
+    state = "finished" if result else "not finished"
+    print(dump_yaml({"run": str(run), "state": state, **(result or {})}), end="")
+    if records and not result:
+        print(dump_yaml({"last": records[-1]}), end="")
+    return 0
+
+
+def _overview() -> str:
+    rows = {**VERBS, "scaling": "plan, run, collect, fit and draw a study", **PRINTERS}
+    lines = [f"  {name:10} {text}" for name, text in rows.items()]
+    usage = (
+        "usage: tokenunify COMMAND [--help] [--recipe FILE] [--set a.b=c] [--out DIR] [--dry-run]"
+    )
+    return "\n".join([usage, "", "commands:", *lines])

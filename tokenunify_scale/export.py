@@ -1,0 +1,118 @@
+"""Write a finished run as a Hugging Face folder: config.json, model.safetensors, README.md."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tokenunify_scale.config import DataError, to_dict
+from tokenunify_scale.data.affinities import NEAREST
+from tokenunify_scale.model_card import card
+from tokenunify_scale.models.load import load_model
+from tokenunify_scale.train.checkpoint import Description, read_weights, save_weights
+from tokenunify_scale.train.runlog import RunFolder, read_result, write_atomically
+
+PROBE = (16, 64, 64)  # voxels of the crop on which source and export are compared
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One export."""
+
+    run: Path
+    """A finished pretraining or fine-tuning run."""
+
+    out: Path = Path("runs/export")
+    """The folder to write."""
+
+    evaluation: Path | None = None
+    """A finished evaluation of this model; its scores go into the card."""
+
+
+def plan(config: Config) -> dict[str, Any]:
+    """What would be written.
+
+    Raises:
+        DataError: the run or the evaluation has not finished.
+    """
+    trained, _ = _results(config)
+    model = trained["model"]
+    return {
+        "files": ["config.json", "model.safetensors", "README.md"],
+        "model": model["name"],
+        "parameters": f"{model['parameters']:,}",
+        "MiB": round(model["parameters"] * 4 / 2**20, 1),
+    }
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Write the folder, load it back, and compare it with the run on a fixed input.
+
+    Returns:
+        What result.json holds, with the largest difference found, which is 0.
+
+    Raises:
+        DataError: the run or the evaluation has not finished, or what was written does not
+            compute what the run's weights do. Nothing is deleted.
+    """
+    trained, scores = _results(config)
+    weights, description = read_weights(config.run)
+    folder = RunFolder.create(config.out, verb="export", config=to_dict(config))
+    save_weights(config.out, weights, description)
+    text = json.dumps(hub_config(description), indent=2) + "\n"
+    write_atomically(config.out / "config.json", text)
+    text = card(
+        model=trained["model"]["name"],
+        parameters=trained["model"]["parameters"],
+        folder=config.out.name,
+        trained=trained,
+        scores=scores,
+    )
+    write_atomically(config.out / "README.md", text)
+    difference = compare(config.run, config.out)
+    if difference != 0:
+        raise DataError(f"{config.out} and {config.run} differ by up to {difference} on one input")
+    return folder.finish(model=trained["model"], metrics={"largest_difference": difference})
+
+
+def hub_config(description: Description) -> dict[str, Any]:
+    """The content of config.json.
+
+    Args:
+        description: of the weights.
+
+    Returns:
+        Architecture, channels, and what goes in and comes out.
+    """
+    facts = asdict(description)
+    output = {"offsets": NEAREST, "axes": "czyx", "convention": "edge (p, p - offset)"}
+    return {
+        "model_type": "emmamba",
+        "architectures": ["EMmamba"],
+        "library_name": "tokenunify_scale",
+        **facts,
+        "preprocessing": {"axes": "zyx", "scale": 1 / 255, "range": [0, 1]},
+        "output": output if description.objective == "affinity" else {"axes": "czyx"},
+    }
+
+
+@torch.inference_mode()
+def compare(source: Path, exported: Path) -> float:
+    """Largest absolute difference of two folders' networks on one random crop of fixed seed."""
+    generator = torch.Generator().manual_seed(0)
+    crop = torch.rand(1, 1, *PROBE, generator=generator)
+    return float((load_model(source)(crop) - load_model(exported)(crop)).abs().max())
+
+
+def _results(config: Config) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    trained = read_result(config.run)
+    if trained is None or "model" not in trained or "objective" not in trained:
+        raise DataError(f"{config.run} is not a finished pretraining or fine-tuning run")
+    if config.evaluation is None:
+        return trained, None
+    scores = read_result(config.evaluation)
+    if scores is None or scores["verb"] != "evaluate":
+        raise DataError(f"{config.evaluation} is not a finished evaluation")
+    return trained, scores

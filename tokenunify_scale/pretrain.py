@@ -1,0 +1,139 @@
+"""Pretrain a network on unlabelled crops: shards in, a run folder out."""
+
+import os
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+
+from tokenunify_scale.config import ConfigError, DataError, Named
+from tokenunify_scale.data.stream import Stream, batches
+from tokenunify_scale.models.count import cost
+from tokenunify_scale.models.emmamba import SIZES
+from tokenunify_scale.models.load import build_chosen, describe, parameters_of
+from tokenunify_scale.objectives import build_objective
+from tokenunify_scale.objectives.tokenunify import TokenUnifyConfig
+from tokenunify_scale.ops import backend
+from tokenunify_scale.registry import MODELS, OBJECTIVES
+from tokenunify_scale.tokens.patches import patch_grid
+from tokenunify_scale.train.engine import join
+from tokenunify_scale.train.job import run_job
+from tokenunify_scale.train.loop import Training, deepspeed_config
+from tokenunify_scale.train.plan import training_plan
+
+CHANNELS = 1  # in and out: grey crops, reconstructed
+PAPER_CROP = (16, 160, 160)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Training):
+    """One pretraining run."""
+
+    shards: tuple[Path, ...] = (Path("shards"),)
+    """Folders that prepare wrote; each is a data set, all equally probable."""
+
+    out: Path = Path("runs/pretrain")
+    """The run folder; a run that was stopped there goes on."""
+
+    model: Annotated[Named, MODELS] = field(
+        default_factory=lambda: Named("emmamba_tiny", SIZES["tiny"])
+    )
+    """The network; --size tiny is short for --set model.name=emmamba_tiny."""
+
+    objective: Annotated[Named, OBJECTIVES] = field(
+        default_factory=lambda: Named("tokenunify", TokenUnifyConfig())
+    )
+    """What is learned: tokenunify, mae or autoregressive."""
+
+    crop: tuple[int, int, int] | None = None
+    """Size (z, y, x) of a training crop in voxels; a random part of the stored one."""
+
+
+def plan(config: Config) -> dict[str, Any]:
+    """What a run would be: parameters, DeepSpeed's config, memory per rank, work per step.
+
+    Raises:
+        ConfigError: the batch, the strategy, the crop or the objective cannot be.
+    """
+    crop, state = _crop(config)
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    settings = _check(config, crop=crop, world=world)
+    with torch.device("meta"):
+        model = build_chosen(config.model, in_channels=CHANNELS, out_channels=CHANNELS)
+        deployed = build_chosen(config.model, in_channels=CHANNELS, out_channels=3)
+    counted = cost(model, crop=crop, in_channels=CHANNELS)
+    return {
+        "model": config.model.name,
+        "parameters_with_3_output_channels": f"{parameters_of(deployed):,}",
+        "crop": list(crop),
+        "data": state,
+        "GMAC_per_crop": round(counted.gmac, 1),
+        **training_plan(
+            settings,
+            world=world,
+            steps=config.steps,
+            parameters=counted.parameters,
+            gmac=counted.gmac,
+            activation_bytes=counted.activation_bytes,
+        ),
+        "deepspeed": settings,
+    }
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Pretrain, or go on where the run folder's newest checkpoint stands.
+
+    Returns:
+        What result.json holds.
+
+    Raises:
+        ConfigError: the request cannot be.
+        DataError: shards or checkpoint are missing or damaged.
+        DivergedError: the loss is not finite.
+    """
+    stream = Stream(config.shards, seed=config.seed, crop=config.crop)
+    _check(config, crop=stream.crop, world=int(os.environ.get("WORLD_SIZE", "1")))
+    world = join()
+    settings = _check(config, crop=stream.crop, world=world.size)
+    torch.manual_seed(config.seed)
+    backbone = build_chosen(config.model, in_channels=CHANNELS, out_channels=CHANNELS)
+    return run_job(
+        build_objective(config.objective, backbone=backbone, seed=config.seed),
+        partial(batches, stream),
+        verb="pretrain",
+        config=config,
+        settings=settings,
+        world=world,
+        about=describe(
+            config.model,
+            in_channels=CHANNELS,
+            out_channels=CHANNELS,
+            objective=config.objective.name,
+        ),
+        environment={"scan": backend.describe(world.device.type)},
+        facts={"shards": [str(folder) for folder in config.shards]},
+    )
+
+
+def _crop(config: Config) -> tuple[tuple[int, int, int], str]:
+    """The crop a run would use, and what can be said of its data before it starts."""
+    try:
+        stream = Stream(config.shards, seed=config.seed, crop=config.crop)
+    except DataError as error:
+        return config.crop or PAPER_CROP, f"not there yet ({error})"
+    return stream.crop, f"{sum(stream.counts)} crops in {len(stream.counts)} folders"
+
+
+def _check(config: Config, *, crop: tuple[int, int, int], world: int) -> dict[str, Any]:
+    """Refuse what cannot run, before any device is asked for; DeepSpeed's config if it can."""
+    patch = getattr(config.objective.options, "patch", None)
+    if patch is None:
+        raise ConfigError(f"objective {config.objective.name!r} needs labels: use finetune")
+    try:
+        patch_grid(crop, patch=patch)
+    except ValueError as error:
+        raise ConfigError(f"objective {config.objective.name!r}: {error}") from None
+    size = config.model.name.rpartition("_")[2]
+    return deepspeed_config(config, size=size, world=world)

@@ -1,0 +1,241 @@
+"""From a study recipe to the graph of jobs that answers it, before anything starts."""
+
+import hashlib
+import importlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tokenunify_scale.config import ConfigError, build, did_you_mean
+
+RANDOM = "random"
+WORDS = ("size", "init", "seed", "model")
+# What the grid tells each stage. {stage} is the folder of that stage's run in the same cell.
+STAGES: dict[str, dict[str, Any]] = {
+    "pretrain": {"model": {"name": "{model}"}, "objective": {"name": "{init}"}, "seed": "{seed}"},
+    "finetune": {"model": {"name": "{model}"}, "init": "{pretrain}", "seed": "{seed}"},
+    "predict": {"model": "{finetune}"},
+    "segment": {"affinities": "{predict}"},
+    "evaluate": {"segmentation": "{segment}", "affinities": "{predict}"},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A grid of sizes, initialisations and seeds, and what every run of it shares."""
+
+    name: str
+    """What the study is called; its results go to runs/NAME unless --out says otherwise."""
+
+    sizes: tuple[str, ...]
+    """Model sizes, as in emmamba_SIZE. Runs start in this order, so the slowest size goes first."""
+
+    inits: tuple[str, ...]
+    """What a model starts from: pretraining objectives, or random for none."""
+
+    seeds: tuple[int, ...] = (0,)
+    """Each cell of the grid is run once for each of these."""
+
+    model: str = "emmamba_{size}"
+    """Registry name of the model, with the size filled in."""
+
+    threads: int = 1
+    """Threads a job gets where several run side by side."""
+
+    prepare: Mapping[str, Any] = field(default_factory=dict)
+    """Data made once: NAME to settings of `prepare`. Other stages write its folder as {NAME}."""
+
+    pretrain: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of every pretraining; model, objective and seed come from the grid."""
+
+    finetune: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of every fine-tuning; model, init and seed come from the grid."""
+
+    predict: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of every prediction; the model comes from the grid."""
+
+    segment: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of every segmentation; the affinities come from the grid."""
+
+    evaluate: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of every evaluation; segmentation and affinities come from the grid."""
+
+    def __post_init__(self) -> None:
+        """Refuse empty or repeating axes, and prepared data without a usable name."""
+        for axis, values in (("sizes", self.sizes), ("inits", self.inits), ("seeds", self.seeds)):
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f"{axis} must be one or more different values, got {list(values)}")
+        if self.threads < 1:
+            raise ValueError(f"threads must be at least 1, got {self.threads}")
+        taken = (*WORDS, *STAGES)
+        for name, settings in self.prepare.items():
+            if name in taken or not re.fullmatch(r"\w+", str(name)):
+                raise ValueError(f"prepare.{name}: names are letters, digits, _; taken: {taken}")
+            if not isinstance(settings, Mapping):
+                raise ValueError(f"prepare.{name} is {settings!r}, expected settings of `prepare`")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One process: a verb, what it is asked, what must be finished before, where it writes."""
+
+    name: str
+    verb: str
+    arguments: Mapping[str, Any]
+    needs: tuple[str, ...]
+    folder: Path
+    request: str
+    """Fingerprint of the arguments and of the requests of all that this job builds on."""
+    axes: Mapping[str, Any] = field(default_factory=dict)
+    """size, init and seed; empty for data that all runs share."""
+
+
+def plan(study: Study, out: Path | str) -> list[Job]:
+    """All jobs of a study, each after those it needs, one cell of the grid after the other; pure.
+
+    Args:
+        study: the grid and the settings of its stages.
+        out: folder of the whole study; the job pretrain/atto-mae-s0 writes to that folder in it.
+
+    Raises:
+        ConfigError: a setting that the grid decides, or a {NAME} that stands for nothing.
+    """
+    out = Path(out)
+    data = {
+        name: _job(f"prepare/{name}", settings, sources={}, words={}, axes={}, out=out)
+        for name, settings in study.prepare.items()
+    }
+    jobs = list(data.values())
+    for size in study.sizes:
+        for seed in study.seeds:
+            for init in study.inits:
+                axes = {"size": size, "init": init, "seed": seed}
+                jobs += _cell(study, axes, data=data, out=out)
+    return jobs
+
+
+def _cell(study: Study, axes: dict[str, Any], *, data: dict[str, Job], out: Path) -> list[Job]:
+    """The chain of one cell of the grid, from its pretraining, if any, to its scores."""
+    label = f"{axes['size']}-{axes['init']}-s{axes['seed']}"
+    words = {**axes, "model": _fill(study.model, axes, where="model")}
+    words |= {"pretrain": RANDOM} if axes["init"] == RANDOM else {}
+    chain: dict[str, Job] = {}
+    for stage, grid in STAGES.items():
+        if stage in words:
+            continue
+        settings = dict(getattr(study, stage))
+        for key, value in grid.items():
+            options = settings.get(key, {})
+            if not isinstance(options, Mapping) or (options and not isinstance(value, Mapping)):
+                raise ConfigError(f"{stage}.{key} is decided by the grid, not by {options!r}")
+            settings[key] = {**options, **value} if isinstance(value, Mapping) else value
+        name, sources = f"{stage}/{label}", {**data, **chain}
+        chain[stage] = _job(name, settings, sources=sources, words=words, axes=axes, out=out)
+    return list(chain.values())
+
+
+def _job(
+    name: str,
+    settings: Mapping[str, Any],
+    *,
+    sources: Mapping[str, Job],
+    words: Mapping[str, Any],
+    axes: Mapping[str, Any],
+    out: Path,
+) -> Job:
+    """A job from settings whose {NAME}s stand for the folders of ``sources`` or for ``words``."""
+    verb = name.split("/")[0]
+    used = dict.fromkeys(n for n in placeholders(settings) if n in sources)
+    needs = [sources[n] for n in used]
+
+    def arguments(root: Path) -> dict[str, Any]:
+        folders = {n: str(root / job.name) for n, job in sources.items()}
+        return _fill(settings, {**folders, **words}, where=verb)
+
+    # The fingerprint holds folders relative to the study's own, so that a study may be moved.
+    portable = json.dumps([verb, arguments(Path()), [n.request for n in needs]], sort_keys=True)
+    return Job(
+        name=name,
+        verb=verb,
+        arguments=arguments(out),
+        needs=tuple(job.name for job in needs),
+        folder=out / name,
+        request=hashlib.sha256(portable.encode()).hexdigest()[:16],
+        axes=axes,
+    )
+
+
+def placeholders(value: Any) -> list[str]:
+    """Every NAME that stands as {NAME} in the texts of nested plain data, in reading order."""
+    if isinstance(value, str):
+        return re.findall(r"\{(\w+)\}", value)
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return [n for item in value for n in placeholders(item)] if isinstance(value, list) else []
+
+
+def _fill(value: Any, words: Mapping[str, Any], *, where: str) -> Any:
+    """Nested plain data with each {NAME} replaced, by the word itself where it is all the text."""
+    if isinstance(value, Mapping):
+        return {key: _fill(item, words, where=f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, list):
+        return [_fill(item, words, where=where) for item in value]
+    for name in placeholders(value):
+        if name not in words:
+            valid = did_you_mean(name, list(words))
+            raise ConfigError(f"{where} is {value!r}, but {name} is no prepared data: {valid}")
+        mark, word = f"{{{name}}}", words[name]
+        value = word if value == mark else value.replace(mark, str(word))
+    return value
+
+
+def check(jobs: Iterable[Job]) -> None:
+    """Build the config of every job as its verb will, so that mistakes show before work is done.
+
+    Raises:
+        ConfigError: all mistakes of all stages, each told once.
+    """
+    errors: dict[str, None] = {}
+    for job in jobs:
+        config = importlib.import_module(f"tokenunify_scale.{job.verb}").Config
+        try:
+            build(config, {**job.arguments, "out": str(job.folder)}, where=job.verb)
+        except ConfigError as error:
+            errors |= dict.fromkeys(str(error).split("; "))
+    if errors:
+        raise ConfigError("; ".join(errors))
+
+
+@cache
+def parameters(model: str) -> int:
+    """Parameters of a registered model that gives affinities, counted without allocating them."""
+    import torch
+
+    from tokenunify_scale.models import build_model
+
+    with torch.device("meta"):
+        return sum(p.numel() for p in build_model(model).parameters())
+
+
+def table(jobs: Iterable[Job], states: Mapping[str, str]) -> str:
+    """The plan as text: every run with its parameters, steps, state and folder."""
+    jobs = list(jobs)
+    rows = [("run", "parameters", "steps", "state", "folder")]
+    for job in jobs:
+        model = job.arguments.get("model")
+        count = f"{parameters(model['name']):,}" if isinstance(model, Mapping) else ""
+        steps = str(job.arguments.get("steps", ""))
+        rows.append((job.name, count, steps, states[job.name], str(job.folder)))
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    align = (str.ljust, str.rjust, str.rjust, str.ljust, str.ljust)
+    lines = [
+        "  ".join(f(cell, width) for f, cell, width in zip(align, row, widths, strict=True))
+        for row in rows
+    ]
+    todo = sum(states[job.name] != "finished" for job in jobs)
+    lines.append(f"{len(jobs)} jobs, {len(jobs) - todo} finished, {todo} to do")
+    return "\n".join(line.rstrip() for line in lines)
