@@ -337,3 +337,27 @@ def test_a_hint_names_the_nearest_word_only_where_one_is_near():
 def test_a_place_is_the_key_alone_where_no_file_is_behind_it():
     assert Document({}).place("a.b") == "a.b"
     assert Document({}, Path("f.yaml"), {"a.b": 3}).place("a.b") == "a.b (f.yaml:3)"
+
+
+@pytest.mark.parametrize("assignment", ["size=", "size=[1,2", "size={a: [}"])
+def test_an_unfinished_word_of_set_is_a_wrong_request_not_a_crash(assignment):
+    if assignment == "size=":
+        assert override({}, assignment) == {"size": None}
+        return
+    with pytest.raises(ConfigError, match="is not a list or mapping"):
+        override({}, assignment)
+
+
+def test_a_binary_file_and_a_key_that_is_no_word_are_refused(tmp_path):
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "keys.yaml").write_text("a: 1\n? [b]\n: 2\n")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_yaml(tmp_path / "binary.yaml")
+    with pytest.raises(ConfigError, match="keys.yaml:2: a key must be one word"):
+        load_yaml(tmp_path / "keys.yaml")
+
+
+def test_text_that_looks_like_something_else_survives_a_file(tmp_path):
+    data = {"name": "none", "path": "1e5", "sections": "0:50", "list": ["true", "12", "plain"]}
+    (tmp_path / "config.yaml").write_text(dump_yaml(data))
+    assert load_yaml(tmp_path / "config.yaml") == data

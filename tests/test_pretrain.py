@@ -77,3 +77,12 @@ def test_a_plan_tells_parameters_and_memory(demo):
     told = plan(config)
     assert told["parameters"] == "477,841" and told["crop"] == [8, 32, 32]
     assert "16 crops" in told["data"]
+
+
+def test_a_finished_run_given_again_stays_what_it_was(pretrained, demo, tokenunify):
+    before = read_result(pretrained)
+    words = [*LEAF, "--shards", demo / "shards", "--out", pretrained, "--steps", 6]
+    assert tokenunify("pretrain", *words).returncode == 0
+    assert read_result(pretrained)["metrics"] == before["metrics"]
+    other = tokenunify("pretrain", *words, "--set", "objective.name=mae")
+    assert other.returncode == 2 and "give another --out" in other.stderr

@@ -9,6 +9,7 @@ import ast
 import dataclasses
 import difflib
 import inspect
+import math
 import re
 import types
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import yaml
 
 T = TypeVar("T")
-SEPARATORS = {str: r",", int: r"[,x:]", float: r"[,x:]", Path: r","}
+SEPARATORS = {int: r"[,x:]", float: r"[,x:]"}  # of words such as 16x64x64 and 150:250
 
 
 class ConfigError(ValueError):
@@ -99,7 +100,7 @@ def load_document(path: Path | str) -> Document:
         raise ConfigError(f"{path}: no such file")
     try:
         node = yaml.compose(path.read_text(), Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     lines: dict[str, int] = {}
     data = _plain(node, key="", lines=lines, path=path) if node is not None else {}
@@ -139,6 +140,8 @@ def _plain(node: yaml.Node, *, key: str, lines: dict[str, int], path: Path) -> A
         ]
     data: dict[str, Any] = {}
     for name, value in node.value:
+        if not isinstance(name, yaml.ScalarNode):
+            raise ConfigError(f"{path}:{name.start_mark.line + 1}: a key must be one word")
         inner = f"{key}.{name.value}" if key else str(name.value)
         if name.value in data:
             raise ConfigError(f"{path}:{name.start_mark.line + 1}: {inner} stands twice")
@@ -157,8 +160,11 @@ def override(data: dict[str, Any], assignment: str) -> dict[str, Any]:
     if not equals or not key:
         raise ConfigError(f"--set {assignment}: expected key=value, as in --set optim.lr=3e-4")
     value = scalar(text)
-    if text[:1] in "[{":
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    if text[:1] in ("[", "{"):
+        try:
+            node = yaml.compose(text, Loader=yaml.SafeLoader)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {assignment}: {text!r} is not a list or mapping") from None
         value = _plain(node, key=key, lines={}, path=Path("--set"))
     return assign(data, key.split("."), value)
 
@@ -224,7 +230,7 @@ def _dataclass(cls, data, path: str, document: Document, errors: list[str], *, b
             continue
         base_value = values.get(name)
         values[name] = _convert(value, hints[name], inner, document, errors, base=base_value)
-    for name in fields.keys() - values.keys():
+    for name in (name for name in fields if name not in values):
         errors.append(f"{path}.{name} is missing" if path else f"{name} is missing")
     if len(errors) > before:
         return None
@@ -293,13 +299,13 @@ def _atom(value: Any, hint: type) -> Any:
     """A number, text, boolean or path; None if it is not one."""
     if isinstance(value, hint) and not (hint in (int, float) and isinstance(value, bool)):
         return value
-    if hint is float and isinstance(value, int | str) and not isinstance(value, bool):
+    if hint in (int, float):
         number = scalar(value) if isinstance(value, str) else value
-        return float(number) if isinstance(number, int | float) else None
-    if hint is int:
-        number = scalar(value) if isinstance(value, str) else value
-        whole = isinstance(number, int | float) and not isinstance(number, bool)
-        return int(number) if whole and number == int(number) else None
+        if not isinstance(number, int | float) or isinstance(number, bool):
+            return None
+        if hint is float:
+            return float(number)
+        return int(number) if math.isfinite(number) and number == int(number) else None
     if hint is bool and isinstance(value, str):
         return scalar(value) if isinstance(scalar(value), bool) else None
     if hint is Path and isinstance(value, str):
@@ -311,8 +317,8 @@ def _atom(value: Any, hint: type) -> Any:
 
 def _tuple(value, arguments, path: str, document: Document, errors: list[str]) -> Any:
     """A tuple from a list or from words such as ``16,64,64``, ``16x64x64`` and ``150:250``."""
-    if isinstance(value, str):
-        value = [p for p in re.split(SEPARATORS.get(arguments[0], ","), value) if p]
+    if isinstance(value, str) and arguments[0] in SEPARATORS:
+        value = [p for p in re.split(SEPARATORS[arguments[0]], value) if p]
     elif not isinstance(value, list | tuple):
         value = [value]
     open_ended = len(arguments) == 2 and arguments[1] is Ellipsis
@@ -331,9 +337,12 @@ def _named(value, registry, path: str, document: Document, errors: list[str], *,
     """A registry choice from its name, or a mapping of its name (else ``base``'s) and options."""
     if isinstance(value, Named):
         return value
+    if not isinstance(value, str | Mapping | None):
+        errors.append(f"{document.place(path)} is {value!r}, expected a name or a mapping with one")
+        return None
     data = {"name": value} if isinstance(value, str) else dict(value or {})
     name = data.pop("name", base.name if base else None)
-    if name is None:
+    if not isinstance(name, str):
         errors.append(f"{document.place(path)}.name is missing: {', '.join(registry.names())}")
         return None
     try:
@@ -362,9 +371,23 @@ def to_dict(config: Any) -> Any:
     return str(config) if isinstance(config, Path) else config
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes what ``scalar`` would not read as text."""
+
+
+def _represent_text(dumper: yaml.Dumper, text: str) -> yaml.Node:
+    style = None if scalar(text) == text else "'"
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
 def dump_yaml(data: Mapping[str, Any]) -> str:
-    """YAML text of plain data, keys in their order."""
-    return yaml.safe_dump(dict(data), sort_keys=False, default_flow_style=None, width=100)
+    """YAML text of plain data, keys in their order; ``load_yaml`` reads the same data back."""
+    return yaml.dump(
+        dict(data), Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=100
+    )
 
 
 def field_docs(cls: type) -> dict[str, str]:

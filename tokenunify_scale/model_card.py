@@ -96,7 +96,7 @@ def _output(objective: str | None) -> str:
             "three affinities in (0, 1), axes c, z, y, x: channel c at voxel p is the edge "
             "(p, p - e_c), e = z, y, x"
         )
-    return "the reconstructed crop, in (0, 1)" if objective else UNKNOWN
+    return "the reconstructed crop, in (0, 1)" if objective else "depends on what it is trained for"
 
 
 def _data(trained: dict[str, Any] | None) -> str:

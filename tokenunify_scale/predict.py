@@ -1,5 +1,6 @@
 """Predict a volume's affinities tile by tile, blended where tiles overlap."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,7 @@ def plan(config: Config) -> dict[str, Any]:
         "volume": volume.path,
         "voxels": list(box.shape),
         "tiles": count,
-        "output_MiB": round(len(NEAREST) * np.prod(box.shape) * 4 / 2**20, 1),
+        "output_MiB": round(len(NEAREST) * math.prod(box.shape) * 4 / 2**20, 1),
     }
 
 

@@ -1,5 +1,6 @@
 """Pretrain a network on unlabelled crops: shards in, a run folder out."""
 
+import math
 import os
 from dataclasses import dataclass, field
 from functools import partial
@@ -132,7 +133,9 @@ def _check(config: Config, *, crop: tuple[int, int, int], world: int) -> dict[st
     if patch is None:
         raise ConfigError(f"objective {config.objective.name!r} needs labels: use finetune")
     try:
-        patch_grid(crop, patch=patch)
+        grid = patch_grid(crop, patch=patch)
+        if math.prod(grid) < 2:
+            raise ValueError(f"crop {crop} is one patch of {patch}: need 2 or more")
     except ValueError as error:
         raise ConfigError(f"objective {config.objective.name!r}: {error}") from None
     size = config.model.name.rpartition("_")[2]

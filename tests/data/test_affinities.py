@@ -61,3 +61,5 @@ def test_widened_borders_reach_one_voxel_into_each_object_within_the_section():
     assert torch.equal(widen_borders(labels, voxels=1), expected)
     assert torch.equal(widen_borders(labels, voxels=0), labels)
     assert widen_borders(labels, voxels=2)[0, 0].tolist() == [1, 0, 0, 0, 0, 2]
+    gap = torch.tensor([[[1, 1, 0, 2, 2]] * 2])
+    assert torch.equal(widen_borders(gap, voxels=1), gap), "a gap that is there does not grow"

@@ -109,7 +109,7 @@ def test_start_from_changes_values_in_place_and_keeps_gradients_on():
 
 @pytest.mark.parametrize("weights", [{}, {"foreign": torch.zeros(3)}])
 def test_not_one_fitting_tensor_is_an_error(weights):
-    with pytest.raises(ConfigError, match=f"0 of {len(weights)} tensors fit"):
+    with pytest.raises(ConfigError, match="^0 of the network's"):
         start_from(network(), weights)
 
 

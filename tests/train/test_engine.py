@@ -94,7 +94,12 @@ def test_a_file_that_holds_what_is_derived_is_refused(tmp_path, key):
 
 @pytest.mark.parametrize(
     "text, words",
-    [("{", "not valid JSON"), (json.dumps({"zero_optimization": {}}), f"{MICRO} is missing")],
+    [
+        ("{", "not valid JSON"),
+        (json.dumps({"zero_optimization": {"stage": 0}}), f"{MICRO} is None"),
+        (json.dumps({MICRO: "auto", "zero_optimization": {"stage": 0}}), f"{MICRO} is 'auto'"),
+        (json.dumps({MICRO: 1}), "must hold a stage"),
+    ],
 )
 def test_a_file_that_is_no_strategy_is_refused(tmp_path, text, words):
     path = tmp_path / "mine.json"

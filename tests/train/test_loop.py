@@ -114,3 +114,10 @@ def test_the_strategy_is_the_sizes_unless_another_is_named():
     assert config["zero_optimization"]["stage"] == 2
     with pytest.raises(ConfigError, match="5 ranks"):
         deepspeed_config(Training(global_batch=8), size="atto", world=5)
+
+
+def test_a_checkpoint_is_not_written_over_good_ones_once_the_loss_is_no_number(tmp_path):
+    engine, training = Fake([1.0, math.nan, 1.0]), Training(steps=3, log_every=3, save_every=1)
+    with pytest.raises(DivergedError, match="step 2"):
+        train(engine, endless, training=training, run=run_folder(tmp_path), description="")
+    assert engine.saved == [1]

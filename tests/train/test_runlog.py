@@ -4,7 +4,7 @@ import json
 import pytest
 import yaml
 
-from tokenunify_scale.config import DataError
+from tokenunify_scale.config import ConfigError, DataError
 from tokenunify_scale.train import runlog
 from tokenunify_scale.train.runlog import (
     RunFolder,
@@ -139,3 +139,22 @@ def test_progress_off_says_nothing(capsys, monkeypatch):
     monkeypatch.setattr(runlog, "LINE_SECONDS", 0.0)
     list(track(range(3), description="work", enabled=False))
     assert capsys.readouterr().err == ""
+
+
+def test_another_verbs_folder_is_not_written_over(tmp_path):
+    run = RunFolder.create(tmp_path, verb="pretrain", config={})
+    run.finish()
+    with pytest.raises(ConfigError, match="is a run of pretrain: give export another --out"):
+        RunFolder.create(tmp_path, verb="export", config={})
+    assert (tmp_path / "result.json").is_file()
+
+
+def test_a_checkpoint_of_another_request_is_not_continued(tmp_path):
+    config = {"objective": {"name": "mae"}, "log_every": 1}
+    options = {"verb": "pretrain", "changeable": ("log_every",)}
+    RunFolder.create(tmp_path, config=config, **options)
+    RunFolder.create(tmp_path, config={**config, "seed": 1}, **options)  # nothing learned yet
+    (tmp_path / "latest").write_text("step-00000001\n")
+    RunFolder.create(tmp_path, config={**config, "seed": 1, "log_every": 5}, **options)
+    with pytest.raises(ConfigError, match="seed 1, this one has 2"):
+        RunFolder.create(tmp_path, config={**config, "seed": 2}, **options)

@@ -1,10 +1,10 @@
 """Networks: pure modules, ignorant of distribution, behind the registry MODELS."""
 
-import dataclasses
 from typing import Any, Literal
 
 from torch import nn
 
+from tokenunify_scale.config import build_named
 from tokenunify_scale.models import emmamba as emmamba  # fills the registry
 from tokenunify_scale.registry import MODELS
 
@@ -31,11 +31,11 @@ def build_model(
         nothing is allocated.
 
     Raises:
-        ConfigError: unknown name.
+        ConfigError: unknown name, preset or option.
     """
-    entry = MODELS.get(name)
-    config = dataclasses.replace(entry.config, preset=preset, **options)
-    return entry.factory(config, in_channels=in_channels, out_channels=out_channels)
+    choice = build_named({"name": name, "preset": preset, **options}, MODELS, where="model")
+    factory = MODELS.get(name).factory
+    return factory(choice.options, in_channels=in_channels, out_channels=out_channels)
 
 
 def list_models() -> list[str]:

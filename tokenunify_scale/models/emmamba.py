@@ -36,6 +36,12 @@ class EMmambaConfig:
     preset: Literal["default", "official"] = "default"
     """``official`` is the release to the letter; ``default`` mends what it gets wrong."""
 
+    def __post_init__(self) -> None:
+        """Refuse empty layers."""
+        counts = (*self.features, self.hidden, *self.depths, self.state, self.kernel)
+        if min(counts) < 1:
+            raise ValueError(f"features, hidden, depths, state and kernel must be >= 1: {counts}")
+
 
 class EMmamba(nn.Module):
     """Mamba encoder and convolutional decoder; output in (0, 1) at the input's resolution.

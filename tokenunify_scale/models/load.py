@@ -95,17 +95,17 @@ def start_from(model: nn.Module, weights: dict[str, Tensor]) -> Transfer:
         weights: names to tensors, as ``read_weights`` returns them.
 
     Raises:
-        ConfigError: not even half of the tensors that both have fit.
+        ConfigError: not even half of the network's tensors are there.
     """
     own = dict(model.named_parameters())
     fits = {name for name in own.keys() & weights.keys() if own[name].shape == weights[name].shape}
     refused = sorted((own.keys() & weights.keys()) - fits)
-    if len(fits) <= len(refused):
-        name = next(iter(refused), next(iter(weights), "none"))
-        here, there = (tuple(d[name].shape) if name in d else "absent" for d in (own, weights))
+    if 2 * len(fits) <= len(own):
+        name = next(iter([*refused, *(own.keys() - weights.keys())]))
+        there = tuple(weights[name].shape) if name in weights else "absent"
         raise ConfigError(
-            f"{len(fits)} of {len(weights)} tensors fit the network: another architecture or size? "
-            f"{name} is {there} in the file, {here} in the network"
+            f"{len(fits)} of the network's {len(own)} tensors are in the file: another "
+            f"architecture or size? {name} is {there} there, {tuple(own[name].shape)} here"
         )
     with torch.no_grad():
         for name in fits:

@@ -18,6 +18,7 @@ class AffinityConfig:
     loss: Literal["weighted_mse", "mse"] = "weighted_mse"
     """``weighted_mse`` gives the two classes equal weight within each crop and channel."""
 
+    # Paper: its labels have gaps between neurons; gapless ones get them here, others keep theirs.
     border: int = 1
     """Voxels in the plane by which the background between objects is widened on either side."""
 

@@ -34,8 +34,13 @@ def random_mask(count: int, *, ratio: float, generator: Generator) -> Tensor:
 def prefix_length(count: int, *, generator: Generator) -> int:
     """Draw how many patches of a path are visible, uniformly from 1..K-1.
 
+    Raises:
+        ValueError: there are fewer than two patches.
+
     Source: Eq. 4 and 5, whose sums over positions it samples.
     """
+    if count < 2:
+        raise ValueError(f"{count} patch has no prefix with something behind it: need 2 or more")
     return int(torch.randint(1, count, (), generator=generator))
 
 

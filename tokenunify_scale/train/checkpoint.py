@@ -1,6 +1,7 @@
 """Weight files that describe themselves, and a run's pointer to its newest checkpoint."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,7 +40,7 @@ class Description:
 def save_weights(folder: Path, weights: dict[str, Tensor], description: Description) -> Path:
     """Write a network's weights atomically to ``folder/model.safetensors``."""
     path = folder / WEIGHTS
-    temporary = folder / f".{WEIGHTS}.tmp"
+    temporary = folder / f".{WEIGHTS}.{os.getpid()}.tmp"
     contiguous = {name: tensor.contiguous() for name, tensor in weights.items()}
     header = {"format": "pt", HEADER: json.dumps(asdict(description))}
     save_file(contiguous, str(temporary), metadata=header)
@@ -81,7 +82,10 @@ def _describe(file: safe_open, folder: Path | str) -> Description:
     header = (file.metadata() or {}).get(HEADER)
     if header is None:
         raise DataError(f"{folder}/{WEIGHTS}: no {HEADER!r} in its header, so not one of ours")
-    return Description(**json.loads(header))
+    try:
+        return Description(**json.loads(header))
+    except (TypeError, ValueError):
+        raise DataError(f"{folder}/{WEIGHTS}: its header is of another version") from None
 
 
 def publish(run: Path, tag: str) -> None:
@@ -105,7 +109,7 @@ def latest(run: Path) -> str | None:
 
 
 def prune(run: Path, *, keep: int = 2) -> None:
-    """Delete all but the newest ``keep`` checkpoints of a run."""
+    """Delete all but the newest ``keep`` (at least one) checkpoints of a run."""
     folders = sorted((run / "checkpoints").glob("step-*"))
     for folder in folders[:-keep]:
         shutil.rmtree(folder)

@@ -16,6 +16,7 @@ from tokenunify_scale.train.optim import OptimConfig, parameter_groups
 
 MICRO = "train_micro_batch_size_per_gpu"
 OWNED = ("train_batch_size", "gradient_accumulation_steps", "gradient_clipping", "optimizer")
+STAGES = (0, 1, 2, 3)
 NEVER_IN_A_FILE = (*OWNED, "scheduler")
 
 
@@ -44,7 +45,7 @@ def load_strategy(name: str) -> dict[str, Any]:
 
     Raises:
         ConfigError: no such name or file, not JSON, or it holds a key that is derived
-            (batch arithmetic, clipping, optimizer, scheduler).
+            (batch arithmetic, clipping, optimizer, scheduler), or lacks stage or micro-batch.
     """
     path = Path(name) if name.endswith(".json") else strategies() / f"{name}.json"
     if not path.is_file():
@@ -57,8 +58,11 @@ def load_strategy(name: str) -> dict[str, Any]:
     wrong = [key for key in NEVER_IN_A_FILE if key in strategy]
     if wrong:
         raise ConfigError(f"{path} holds {', '.join(wrong)}: these are derived from the run")
-    if MICRO not in strategy:
-        raise ConfigError(f"{path}: {MICRO} is missing, the largest micro-batch that fits")
+    micro, zero = strategy.get(MICRO), strategy.get("zero_optimization")
+    if not isinstance(micro, int) or micro < 1:
+        raise ConfigError(f"{path}: {MICRO} is {micro!r}, expected the largest that fits, >= 1")
+    if not isinstance(zero, dict) or zero.get("stage") not in STAGES:
+        raise ConfigError(f"{path}: zero_optimization must hold a stage, one of {STAGES}")
     return strategy
 
 
@@ -101,8 +105,8 @@ def with_stage(strategy: dict[str, Any], stage: int | None) -> dict[str, Any]:
     """
     if stage is None:
         return strategy
-    if stage not in (0, 1, 2, 3):
-        raise ConfigError(f"zero is {stage}, valid: 0, 1, 2, 3")
+    if stage not in STAGES:
+        raise ConfigError(f"zero is {stage}, valid: {', '.join(map(str, STAGES))}")
     return {**strategy, "zero_optimization": {**strategy["zero_optimization"], "stage": stage}}
 
 
@@ -196,7 +200,7 @@ class Engine:
         try:
             path, state = self._engine.load_checkpoint(str(folder), tag=tag)
         except Exception as error:  # DeepSpeed raises bare classes of many kinds here
-            reason = " ".join(str(error).split())[:300]
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise DataError(f"checkpoint {folder / tag} cannot be restored: {reason}") from error
         if path is None:
             raise DataError(f"checkpoint {folder / tag} cannot be restored: nothing was read")

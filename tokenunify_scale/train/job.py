@@ -13,6 +13,9 @@ from tokenunify_scale.train.engine import Engine
 from tokenunify_scale.train.loop import Batches, Training, train
 from tokenunify_scale.train.runlog import RunFolder
 
+# What a run that goes on may be given anew: how often it writes, and how it is sharded.
+CHANGEABLE = ("log_every", "save_every", "strategy", "zero", "out")
+
 
 def run_job(
     objective: nn.Module,
@@ -43,6 +46,7 @@ def run_job(
         What result.json holds; {} on ranks other than 0.
 
     Raises:
+        ConfigError: the folder holds another run.
         DataError: the run's checkpoint cannot be restored.
         DivergedError: the loss is not finite; what was saved before stays.
     """
@@ -52,6 +56,7 @@ def run_job(
         config=to_dict(config),
         environment={"world": world.size, **environment},
         rank=world.rank,
+        changeable=CHANGEABLE,
     )
     name = about.model["name"]
     engine = Engine(objective, optim=config.optim, config=settings, world=world)

@@ -16,6 +16,7 @@ from tokenunify_scale.train.engine import Engine, Step, ds_config, load_strategy
 from tokenunify_scale.train.optim import OptimConfig, learning_rate
 from tokenunify_scale.train.runlog import RunFolder, read_metrics, track
 
+RATES = ("step", "lr", "crops_per_s", "data_wait")  # of a logged line, beside losses
 Batches = Iterator[dict[str, Tensor]]
 
 
@@ -136,7 +137,10 @@ def fit(
     """
     window: list[Step] = []
     waited, began = 0.0, time.monotonic()
-    record = read_metrics(run.path)[-1] if start == training.steps else {}
+    record = {}
+    if start == training.steps:  # finished before: what was measured then
+        terms = next(reversed(read_metrics(run.path)), {})
+        record = {name: terms[name] for name in terms if name not in RATES}
     steps = range(start, training.steps)
     for step in track(steps, description=description, enabled=engine.world.is_main):
         asked = time.monotonic()
@@ -145,19 +149,26 @@ def fit(
         lr = learning_rate(training.optim, step=step, steps=training.steps)
         window.append(engine.step(batch, lr=lr, progress=step / training.steps))
         done = step + 1
+        saves = done % training.save_every == 0 or done == training.steps
         if done % training.log_every == 0 or done == training.steps:
             seconds = time.monotonic() - began
             record = summarise(window)
             crops = sum(len(b["crops"]) for b in batch) * engine.world.size * len(window)
             rates = {"crops_per_s": crops / seconds, "data_wait": waited / seconds}
             run.log(step=done, **record, lr=lr, **rates)
-            if not math.isfinite(record["loss"]):
-                raise DivergedError(f"step {done}: the loss is {record['loss']}")
+            _check_finite(record["loss"], step=done)
             window, waited, began = [], 0.0, time.monotonic()
-        if done % training.save_every == 0 or done == training.steps:
+        if saves:
+            if window:
+                _check_finite(summarise(window)["loss"], step=done)
             save(engine, run, step=done)
             began = time.monotonic()
     return record
+
+
+def _check_finite(loss: float, *, step: int) -> None:
+    if not math.isfinite(loss):
+        raise DivergedError(f"step {step}: the loss is {loss}")
 
 
 def summarise(window: list[Step]) -> dict[str, float]:

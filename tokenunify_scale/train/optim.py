@@ -65,7 +65,9 @@ def parameter_groups(module: nn.Module, config: OptimConfig) -> list[dict[str, A
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             last = name.rpartition(".")[2]
-            exempt = last in NO_DECAY or last.endswith("_bias") or parameter.ndim < 2
+            # Under ZeRO-3 a parameter may be partitioned already; ds_shape is its whole shape.
+            shape = getattr(parameter, "ds_shape", parameter.shape)
+            exempt = last in NO_DECAY or last.endswith("_bias") or len(shape) < 2
             (plain if exempt else decay).append(parameter)
     groups = [
         {"params": decay, "weight_decay": config.weight_decay},

@@ -6,14 +6,14 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tokenunify_scale.config import DataError, dump_yaml
+from tokenunify_scale.config import ConfigError, DataError, dump_yaml, load_yaml, to_dict
 
 T = TypeVar("T")
 PACKAGES = ("tokenunify-scale", "torch", "deepspeed", "numpy", "numba", "mamba-ssm", "waterz")
@@ -38,6 +38,7 @@ class RunFolder:
         config: dict[str, Any],
         environment: dict[str, Any] | None = None,
         rank: int = 0,
+        changeable: Container[str] | None = None,
     ) -> "RunFolder":
         """Open a folder for a run: config.yaml and environment.json; an old result.json goes.
 
@@ -47,8 +48,14 @@ class RunFolder:
             config: the resolved config as plain data; running it repeats the run.
             environment: what the verb knows beyond versions (world size, kernel backend).
             rank: only rank 0 writes.
+            changeable: keys in which a run that goes on from a checkpoint may differ from what
+                stands there; None where a run always begins anew.
+
+        Raises:
+            ConfigError: the folder belongs to another verb, or holds a checkpoint of another run.
         """
         folder = cls(Path(path), verb, rank)
+        folder._check_owner(config, changeable)
         if rank == 0:
             folder.path.mkdir(parents=True, exist_ok=True)
             (folder.path / "result.json").unlink(missing_ok=True)
@@ -56,6 +63,26 @@ class RunFolder:
             facts = {"verb": verb, **describe_environment(), **(environment or {})}
             write_atomically(folder.path / "environment.json", json.dumps(facts, indent=1) + "\n")
         return folder
+
+    def _check_owner(self, config: dict[str, Any], changeable: Container[str] | None) -> None:
+        """Refuse to write over what another run left."""
+        known, facts = self.path / "config.yaml", self.path / "environment.json"
+        if not known.is_file() or not facts.is_file():
+            return
+        other = json.loads(facts.read_text()).get("verb")
+        if other != self.verb:
+            raise ConfigError(f"{self.path} is a run of {other}: give {self.verb} another --out")
+        if changeable is None or not (self.path / "latest").is_file():
+            return
+        before, now = load_yaml(known), to_dict(config)
+        keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+        different = [key for key in keys if key not in changeable]
+        if different:
+            key = different[0]
+            raise ConfigError(
+                f"{self.path} holds a run with {key} {before.get(key)}, this one has "
+                f"{now.get(key)}: give another --out, or delete the folder"
+            )
 
     def log(self, **values: Any) -> None:
         """Append one line to metrics.jsonl."""
