@@ -12,10 +12,10 @@ from tokenunify_scale.train.runlog import read_result
 
 SMALL = [
     "sizes=[atto]", "inits=[tokenunify,random]",
-    "prepare.pretraining.volumes=[synthetic:seed=1,shape=16x64x64]",
+    "prepare.pretraining.volumes=synthetic:seed=1,shape=16x64x64",
     "prepare.pretraining.crops=8", "prepare.pretraining.crop=[8,32,32]",
-    "prepare.training.volumes=[synthetic:seed=2,shape=16x64x64]",
-    "prepare.test.volumes=[synthetic:seed=3,shape=16x64x64]",
+    "prepare.training.volumes=synthetic:seed=2,shape=16x64x64",
+    "prepare.test.volumes=synthetic:seed=3,shape=16x64x64",
     "pretrain.steps=2", "pretrain.objective.patch=[4,8,8]", "pretrain.global_batch=2",
     "finetune.steps=2", "finetune.crop=[8,32,32]", "predict.tile=[8,64,64]",
     "predict.overlap=[0,0,0]",

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from tokenunify_scale import __version__
+from tokenunify_scale import __version__, show
 from tokenunify_scale.config import (
     ConfigError,
     Document,
@@ -35,7 +35,6 @@ VERBS = {
     "export": "write a Hugging Face folder",
 }
 PRINTERS = {"models": "list the networks", "status": "show a run folder"}
-LISTS = {"model": "MODELS", "objective": "OBJECTIVES", "postprocess": "POSTPROCESS"}
 
 
 def main(verb: str | None = None, words: Sequence[str] | None = None) -> int:
@@ -79,7 +78,7 @@ def _dispatch(arguments: list[str]) -> int:
 
         return command(rest)
     if verb in PRINTERS:
-        return _print_models() if verb == "models" else _print_status(rest)
+        return show.models() if verb == "models" else _status(rest)
     if verb not in VERBS:
         raise ConfigError(f"unknown command {verb!r}: {did_you_mean(verb, verbs)}")
     return _run_verb(verb, rest)
@@ -90,11 +89,16 @@ def _run_verb(verb: str, words: list[str]) -> int:
     parser = _parser(verb, module.Config)
     options = parser.parse_args(words)
     if options.list:
-        _print_lists(module.Config)
+        show.choices(module.Config)
         return 0
     document = _request(module.Config, options)
-    if verb == "segment" and (options.model or options.volume):
-        document = _predict_first(document, options)
+    whole_way = verb == "segment" and (options.model or options.volume)
+    if whole_way:
+        document = _with_affinities(document, options)
+        request = {"model": options.model, "volume": options.volume}
+        _do("predict", document.data["affinities"], request, dry_run=options.dry_run)
+        if options.dry_run:
+            return 0
     config = build(module.Config, document, where=verb)
     if options.dry_run:
         print(dump_yaml({"config": to_dict(config), "plan": module.plan(config)}), end="")
@@ -102,7 +106,20 @@ def _run_verb(verb: str, words: list[str]) -> int:
     result = module.run(config)
     if result:
         _say(verb, config, result)
+    if whole_way:
+        request = {"segmentation": str(config.out), "affinities": str(config.affinities)}
+        _do("evaluate", config.out / "pictures", {**request, "raw": options.volume})
     return 0
+
+
+def _do(verb: str, out: Path | str, request: dict[str, Any], *, dry_run: bool = False) -> None:
+    """One step of the way from a volume to neurons: another verb, with its defaults."""
+    module = importlib.import_module(f"tokenunify_scale.{verb}")
+    config = build(module.Config, {**request, "out": str(out)}, where=verb)
+    if dry_run:
+        print(dump_yaml({"config": to_dict(config), "plan": module.plan(config)}), end="")
+    else:
+        _say(verb, config, module.run(config))
 
 
 def _parser(verb: str, config: type) -> argparse.ArgumentParser:
@@ -175,21 +192,22 @@ def _request(config: type, options: argparse.Namespace) -> Document:
     return Document(data, document.path, lines)
 
 
-def _predict_first(document: Document, options: argparse.Namespace) -> Document:
-    """``segment --model M --volume V``: predict into the run folder, then segment from there."""
+def _with_affinities(document: Document, options: argparse.Namespace) -> Document:
+    """The request of ``segment --model M --volume V``: affinities come from its own folder."""
     if not (options.model and options.volume):
         raise ConfigError("segment: --model and --volume go together")
     if "affinities" in document.data:
         raise ConfigError("segment: give --affinities, or --model and --volume, not both")
-    predict = importlib.import_module("tokenunify_scale.predict")
-    segment = importlib.import_module("tokenunify_scale.segment")
-    default = next(f.default for f in dataclasses.fields(segment.Config) if f.name == "out")
+    module = importlib.import_module("tokenunify_scale.segment")
+    default = next(f.default for f in dataclasses.fields(module.Config) if f.name == "out")
     folder = f"{document.data.get('out', default)}/affinities"
-    request = {"model": options.model, "volume": options.volume, "out": folder}
-    config = build(predict.Config, request, where="predict")
-    if not options.dry_run:
-        _say("predict", config, predict.run(config))
     return Document({**document.data, "affinities": folder}, document.path, document.lines)
+
+
+def _status(words: list[str]) -> int:
+    parser = _Parser(prog="tokenunify status", description="Show a run folder.")
+    parser.add_argument("run", help="run folder")
+    return show.status(parser.parse_args(words).run)
 
 
 def _say(verb: str, config: Any, result: dict[str, Any]) -> None:
@@ -199,48 +217,6 @@ def _say(verb: str, config: Any, result: dict[str, Any]) -> None:
         f"{name} {value:.4g}" for name, value in metrics.items() if isinstance(value, int | float)
     )
     print(f"{verb}: {config.out} in {result['seconds']:.0f} s{': ' if shown else ''}{shown}")
-
-
-def _print_lists(config: type) -> None:
-    from tokenunify_scale import registry
-
-    for field in dataclasses.fields(config):
-        if field.name in LISTS:
-            table = getattr(registry, LISTS[field.name])
-            print(f"{field.name}:")
-            for name in table.names():
-                print(f"  {name:18} {table.get(name).source}")
-
-
-def _print_models() -> int:
-    import torch
-
-    from tokenunify_scale.models import build_model
-    from tokenunify_scale.models.load import parameters_of
-    from tokenunify_scale.registry import MODELS
-
-    print(f"{'name':18} {'parameters':>15}  source")
-    for name in MODELS.names():
-        with torch.device("meta"):
-            count = parameters_of(build_model(name))
-        print(f"{name:18} {count:15,}  {MODELS.get(name).source}")
-    return 0
-
-
-def _print_status(words: list[str]) -> int:
-    from tokenunify_scale.train.runlog import read_metrics, read_result
-
-    parser = _Parser(prog="tokenunify status", description="Show a run folder.")
-    parser.add_argument("run", help="run folder")
-    run = parser.parse_args(words).run
-    if not os.path.isfile(os.path.join(run, "config.yaml")):
-        raise ConfigError(f"{run} is not a run folder: it has no config.yaml")
-    result, records = read_result(run), read_metrics(run)
-    state = "finished" if result else "not finished"
-    print(dump_yaml({"run": str(run), "state": state, **(result or {})}), end="")
-    if records and not result:
-        print(dump_yaml({"last": records[-1]}), end="")
-    return 0
 
 
 def _overview() -> str:

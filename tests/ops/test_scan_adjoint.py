@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from tokenunify_scale.ops.kernels import compiled, lanes_for
+from tokenunify_scale.ops.order import STEPS
 from tokenunify_scale.ops.scan_adjoint import scan_backward, scratch_size
-from tokenunify_scale.ops.selective_scan import STEPS
 
 GUARD = 64
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from tokenunify_scale.ops import scan_cpu
-from tokenunify_scale.ops.selective_scan import STEPS
+from tokenunify_scale.ops.order import STEPS
 
 
 def inputs(length=100):

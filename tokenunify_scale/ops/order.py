@@ -3,6 +3,8 @@
 from torch import Tensor
 
 REVERSE = -1
+STEPS = 32
+"""Steps of an order between the states that the CPU keeps for its backward pass."""
 
 
 def order_code(length: int, *, reverse: bool, interleave: int | None) -> int:

@@ -8,6 +8,7 @@ Scratch memory holds what ``scan_kernels`` says, and also
 import numpy as np
 from numba.extending import register_jitable
 
+from tokenunify_scale.ops.order import STEPS
 from tokenunify_scale.ops.scan_kernels import (
     HEADER,
     LOG2E,
@@ -18,7 +19,6 @@ from tokenunify_scale.ops.scan_kernels import (
     load_columns,
     load_inputs,
 )
-from tokenunify_scale.ops.selective_scan import STEPS
 from tokenunify_scale.ops.simd import Lanes, Pointer, Vector, width
 from tokenunify_scale.ops.simd_math import exp2, exp2_product, fill, sigmoid, totals
 from tokenunify_scale.ops.simd_memory import at, load, load_some, peek, store, store_some

@@ -16,7 +16,7 @@ from tokenunify_scale.ops.kernels import (
     run_tasks,
     split,
 )
-from tokenunify_scale.ops.selective_scan import STEPS
+from tokenunify_scale.ops.order import STEPS
 
 Optional = Tensor | None
 

@@ -17,7 +17,7 @@ import numpy as np
 from numba.extending import register_jitable
 
 from tokenunify_scale.ops.kernels import position
-from tokenunify_scale.ops.selective_scan import STEPS
+from tokenunify_scale.ops.order import STEPS
 from tokenunify_scale.ops.simd import Lanes, Pointer, width
 from tokenunify_scale.ops.simd_math import (
     exp2,

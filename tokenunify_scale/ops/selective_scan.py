@@ -5,10 +5,7 @@ from torch import Tensor
 
 from tokenunify_scale.config import HostError
 from tokenunify_scale.ops.backend import EXTRA, Backend, resolve
-from tokenunify_scale.ops.order import order_code, unvisit, visit
-
-STEPS = 32
-"""Steps between the states that the CPU keeps for its backward pass."""
+from tokenunify_scale.ops.order import STEPS, order_code, unvisit, visit
 
 
 def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
