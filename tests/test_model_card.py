@@ -1,9 +1,13 @@
+from pathlib import Path
+
 import pytest
+import torch
 import yaml
 
-from tokenunify_scale import models  # noqa: F401 - fills the registry
 from tokenunify_scale.config import ConfigError
 from tokenunify_scale.model_card import SCORES, UNKNOWN, card, template
+from tokenunify_scale.models import build_model
+from tokenunify_scale.models.load import parameters_of
 
 TRAINED = {
     "verb": "finetune",
@@ -87,3 +91,12 @@ def test_no_place_of_the_template_stays_open_and_braces_in_names_are_harmless():
 def test_an_unknown_model_has_no_card():
     with pytest.raises(ConfigError, match="unknown model 'emmamba_hgue'"):
         card(model="emmamba_hgue", parameters=1, folder="x")
+
+
+@pytest.mark.parametrize("size", ["tiny", "small", "middle", "large", "huge"])
+def test_the_cards_of_table_6_are_what_the_code_would_write(size):
+    name = f"emmamba_{size}"
+    with torch.device("meta"):
+        parameters = parameters_of(build_model(name))
+    written = (Path(__file__).parents[1] / "model_cards" / f"{name}.md").read_text()
+    assert written == card(model=name, parameters=parameters, folder=name)

@@ -65,7 +65,7 @@ def card(
         procedure=_procedure(trained),
         results=_results(scores),
         limits=_limits(trained),
-        folder=folder,
+        usage=_usage(model, objective, folder),
     )
     return f"---\n{dump_yaml(metadata)}---\n{text}"
 
@@ -97,6 +97,20 @@ def _output(objective: str | None) -> str:
             "(p, p - e_c), e = z, y, x"
         )
     return "the reconstructed crop, in (0, 1)" if objective else "depends on what it is trained for"
+
+
+def _usage(model: str, objective: str | None, folder: str) -> str:
+    if objective is None:
+        return (
+            "from tokenunify_scale import build_model\n\n"
+            f'model = build_model("{model}")  # fresh weights: there are no trained ones'
+        )
+    result = "affinities" if objective == "affinity" else "reconstruction"
+    return (
+        "from tokenunify_scale import load_model\n\n"
+        f'model = load_model("{folder}")  # evaluation mode, on the CPU\n'
+        f"{result} = model(crops)  # crops: float [B, 1, D, H, W] in [0, 1]"
+    )
 
 
 def _data(trained: dict[str, Any] | None) -> str:
