@@ -84,7 +84,7 @@ def test_no_place_of_the_template_stays_open_and_braces_in_names_are_harmless():
     trained = {**TRAINED, "volume": "{x}.h5:raw"}
     text = card(model="emmamba_atto", parameters=5, folder="runs/{y}", trained=trained)
     assert "{x}.h5:raw" in text and 'load_model("runs/{y}")' in text
-    for place in ("{title}", "{results}", "{folder}", "{limits}"):
+    for place in ("{title}", "{results}", "{usage}", "{limits}"):
         assert place in template() and place not in text
 
 
