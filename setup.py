@@ -32,6 +32,7 @@ setup(
         "tokenunify_scale.model_cards": ["*.md"],
     },
     install_requires=[
+        "connected-components-3d>=3.12",
         "deepspeed>=0.19.8,<0.20",
         "fastremap>=1.14",
         "h5py>=3.8",
