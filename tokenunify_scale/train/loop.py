@@ -161,8 +161,9 @@ def fit(
         if saves:
             if window:
                 _check_finite(summarise(window)["loss"], step=done)
+            paused = time.monotonic()
             save(engine, run, step=done)
-            began = time.monotonic()
+            began += time.monotonic() - paused
     return record
 
 
