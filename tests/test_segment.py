@@ -9,7 +9,7 @@ from tokenunify_scale.config import ConfigError, DataError, Named, build
 from tokenunify_scale.data.affinities import affinities_from_labels
 from tokenunify_scale.metrics import score
 from tokenunify_scale.postprocess.waterz import WaterzConfig
-from tokenunify_scale.segment import Config, compact, plan, run
+from tokenunify_scale.segment import Config, compact, fill, plan, run
 from tokenunify_scale.train.runlog import read_result
 from tokenunify_scale.volumes.hdf5 import read_hdf5, write_hdf5
 
@@ -109,3 +109,36 @@ def test_options_of_the_method_come_from_plain_data():
     assert build(Config, data).postprocess == Named("waterz", WaterzConfig(scoring="mean"))
     with pytest.raises(ConfigError, match="min_size must be >= 0 voxels, got -1"):
         build(Config, {"affinities": "p", "min_size": -1})
+
+
+def test_specks_go_to_the_segment_that_is_nearest_in_nanometres():
+    found = np.zeros((2, 1, 4), np.uint64)
+    found[0, 0] = [1, 1, 0, 0]
+    found[1, 0] = [2, 2, 2, 0]
+    holes = np.zeros(found.shape, bool)
+    holes[0, 0, 2] = True
+    near_in_plane = fill(found, holes, voxel_size=(40, 8, 8))
+    assert near_in_plane[0, 0].tolist() == [1, 1, 1, 0], "other background stays background"
+    assert fill(found, holes, voxel_size=(4, 8, 8))[0, 0, 2] == 2
+    empty = np.zeros_like(found)
+    assert np.array_equal(fill(empty, holes, voxel_size=(1, 1, 1)), empty)
+
+
+
+@pytest.mark.parametrize("dissolve", ["nearest", "background"])
+def test_small_segments_are_dissolved_and_the_rest_is_renumbered(tmp_path, dissolve):
+    labels = np.ones((4, 12, 12), np.int64)
+    labels[:, 4:7, 4:7] = 2  # 36 voxels, below the default of 50
+    affinities = affinities_from_labels(torch.from_numpy(labels))[0].numpy()
+    write_hdf5(
+        tmp_path / "affinities.h5",
+        {"affinities": affinities},
+        attributes={"affinities": ATTRIBUTES},
+    )
+    out = tmp_path / "out"
+    result = run(Config(affinities=str(tmp_path), out=out, dissolve=dissolve))
+    found, _ = read_hdf5(out / "segmentation.h5", "segmentation")
+    assert result["metrics"]["segments"] == 1 and result["metrics"]["removed_segments"] == 1
+    assert np.count_nonzero(found == 0) == (0 if dissolve == "nearest" else 36)
+    kept = run(Config(affinities=str(tmp_path), out=out, min_size=0))
+    assert kept["metrics"]["segments"] == 2
