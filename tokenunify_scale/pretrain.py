@@ -2,7 +2,7 @@
 
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -75,9 +75,7 @@ def plan(config: Config) -> dict[str, Any]:
             settings,
             world=world,
             steps=config.steps,
-            parameters=counted.parameters,
-            gmac=counted.gmac,
-            activation_bytes=counted.activation_bytes,
+            **asdict(counted),
         ),
         "deepspeed": settings,
     }

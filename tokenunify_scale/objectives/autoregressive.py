@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from tokenunify_scale.objectives.corruption import corrupt, masked_mean, patch_errors
+from tokenunify_scale.objectives.corruption import Kind, masked_mean, reconstruct
 from tokenunify_scale.objectives.output import LossOutput, part
 from tokenunify_scale.registry import OBJECTIVES
 
@@ -44,17 +44,9 @@ class Autoregressive(nn.Module):
         Raises:
             ValueError: the patch does not divide the crop.
         """
-        crops, patch = batch["crops"], self.config.patch
-        seen = corrupt(
-            crops,
-            batch["positions"],
-            ["prefix"] * len(crops),
-            patch=patch,
-            ratio=0.5,
-            path=self.config.path,
-            seed=self.seed,
-        )
-        errors = patch_errors(self.backbone(seen.crops), crops, patch=patch)
+        kinds: list[Kind] = ["prefix"] * len(batch["crops"])
+        settings = {"patch": self.config.patch, "path": self.config.path}
+        seen, errors = reconstruct(self.backbone, batch, kinds, seed=self.seed, **settings)
         samples = masked_mean(errors, seen.following)
         return LossOutput(samples.mean(), {"next": part(samples, seen.following.any(-1))})
 

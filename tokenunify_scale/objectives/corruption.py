@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tokenunify_scale.tokens.masks import (
     hide,
@@ -81,6 +81,34 @@ def corrupt(
     return Corrupted(
         hide(crops, masks, fill, patch=patch), masks, torch.stack(following).to(crops.device)
     )
+
+
+def reconstruct(
+    backbone: nn.Module,
+    batch: dict[str, Tensor],
+    kinds: Sequence[Kind],
+    *,
+    patch: Size3,
+    seed: int,
+    ratio: float = 0.5,
+    path: str = "raster",
+) -> tuple[Corrupted, Tensor]:
+    """Corrupt a batch, let a network fill it in, and hold its patches against the truth.
+
+    Args:
+        backbone: [B, C, D, H, W] to the same shape.
+        batch: crops [B, C, D, H, W] float in [0, 1], positions int64 [B].
+        kinds: as in ``corrupt``, and so are the others.
+
+    Returns:
+        What the network saw, and the error of each patch, [B, K].
+
+    Raises:
+        ValueError: as ``corrupt``.
+    """
+    crops = batch["crops"]
+    seen = corrupt(crops, batch["positions"], kinds, patch=patch, ratio=ratio, path=path, seed=seed)
+    return seen, patch_errors(backbone(seen.crops), crops, patch=patch)
 
 
 def patch_errors(prediction: Tensor, crops: Tensor, *, patch: Size3) -> Tensor:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from tokenunify_scale.objectives.corruption import corrupt, masked_mean, patch_errors
+from tokenunify_scale.objectives.corruption import Kind, masked_mean, reconstruct
 from tokenunify_scale.objectives.output import LossOutput, part
 from tokenunify_scale.registry import OBJECTIVES
 
@@ -44,17 +44,9 @@ class MAE(nn.Module):
         Raises:
             ValueError: the patch does not divide the crop.
         """
-        crops, patch = batch["crops"], self.config.patch
-        seen = corrupt(
-            crops,
-            batch["positions"],
-            ["random"] * len(crops),
-            patch=patch,
-            ratio=self.config.ratio,
-            path="raster",
-            seed=self.seed,
-        )
-        errors = patch_errors(self.backbone(seen.crops), crops, patch=patch)
+        kinds: list[Kind] = ["random"] * len(batch["crops"])
+        settings = {"patch": self.config.patch, "ratio": self.config.ratio}
+        seen, errors = reconstruct(self.backbone, batch, kinds, seed=self.seed, **settings)
         samples = masked_mean(errors, seen.hidden)
         return LossOutput(samples.mean(), {"random": part(samples, seen.hidden.any(-1))})
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from torch import Tensor, nn
 
 from tokenunify_scale.config import Named
-from tokenunify_scale.objectives.corruption import corrupt, masked_mean, patch_errors
+from tokenunify_scale.objectives.corruption import masked_mean, reconstruct
 from tokenunify_scale.objectives.curriculum import Piecewise
 from tokenunify_scale.objectives.output import LossOutput, part
 from tokenunify_scale.registry import CURRICULA, OBJECTIVES
@@ -62,17 +62,15 @@ class TokenUnify(nn.Module):
         Raises:
             ValueError: the patch does not divide the crop.
         """
-        crops, positions, patch = batch["crops"], batch["positions"], self.config.patch
-        seen = corrupt(
-            crops,
-            positions,
-            ["prefix" if position % 2 else "random" for position in positions.tolist()],
-            patch=patch,
+        seen, errors = reconstruct(
+            self.backbone,
+            batch,
+            ["prefix" if position % 2 else "random" for position in batch["positions"].tolist()],
+            patch=self.config.patch,
+            seed=self.seed,
             ratio=self.config.ratio,
             path=self.config.path,
-            seed=self.seed,
         )
-        errors = patch_errors(self.backbone(seen.crops), crops, patch=patch)
         is_prefix = seen.following.any(-1)
         weights = self.weights_at(self.config.curriculum.options, progress=progress)
         terms = {
