@@ -31,7 +31,7 @@ def cost(model: nn.Module, *, crop: tuple[int, int, int], in_channels: int = 1) 
         in_channels: channels of the input.
 
     Raises:
-        ValueError: the network cannot take the crop.
+        ConfigError: the network cannot take the crop.
     """
     kept: dict[int, int] = {}
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}

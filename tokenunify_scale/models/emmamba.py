@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from tokenunify_scale.config import ConfigError
 from tokenunify_scale.models.blocks import GatedSpatialConv, LateralMLP, Residual, Up
 from tokenunify_scale.models.mamba import MambaLayer
 from tokenunify_scale.registry import MODELS
@@ -94,7 +95,7 @@ class EMmamba(nn.Module):
             [B, out_channels, D, H, W].
 
         Raises:
-            ValueError: the official preset cannot take these sides.
+            ConfigError: the official preset cannot take these sides.
         """
         sides = crops.shape[2:]
         padded = self._pad(crops)
@@ -119,7 +120,7 @@ class EMmamba(nn.Module):
             Four maps [B, features[i], D/2^(i+1), H/2^(i+1), W/2^(i+1)].
 
         Raises:
-            ValueError: as in ``forward``.
+            ConfigError: as in ``forward``.
         """
         return tuple(self._encode(self._pad(crops)))
 
@@ -158,7 +159,7 @@ class EMmamba(nn.Module):
         if self.config.preset == "official":
             tokens = [sides[0] * sides[1] * sides[2] // 8**i for i in range(1, 5)]
             if any(s % STRIDE for s in sides) or any(t % SECTION_CHUNKS for t in tokens):
-                raise ValueError(
+                raise ConfigError(
                     f"crop {sides}: the official preset needs sides that are multiples of {STRIDE} "
                     f"and stages of a multiple of {SECTION_CHUNKS} tokens, found {tokens}; "
                     "use the default preset or a crop such as (16, 160, 160)"
