@@ -1,4 +1,4 @@
-"""The commands of the README and of docs are ones that the parser takes and the verbs can do."""
+"""The README's commands are ones that the parser takes and the verbs can do."""
 
 import re
 import shlex
