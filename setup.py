@@ -1,17 +1,18 @@
 """Packaging: the library, its recipes, strategies and card template, and the console script."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 GPU = ["mamba-ssm>=2.2", "causal-conv1d>=1.4"]
-VOLUMES = ["tensorstore>=0.1.60"]
-HUB = ["huggingface_hub>=0.30", "transformers>=4.50"]
 TEST = ["pytest>=8", "ruff>=0.8"]
+
+VERSION = re.search(r'__version__ = "(.+)"', Path("tokenunify_scale/__init__.py").read_text())[1]
 
 setup(
     name="tokenunify-scale",
-    version="0.1.0",
+    version=VERSION,
     description="Distributed pretraining and scaling studies for electron-microscopy volumes",
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

@@ -1,4 +1,4 @@
-"""Plan, run and draw a study: python scripts/scaling.py run recipes/cpu_demo.yaml --out study"""
+"""Plan, run and draw a study: python scripts/scaling.py run cpu_demo --out study"""
 
 from tokenunify_scale.cli import main
 

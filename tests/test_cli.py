@@ -37,6 +37,7 @@ def test_every_flag_of_a_verb_is_explained(capsys, verb):
         (["pretrain", "--crop", "16,100,160", "--dry-run"], "not a multiple of patch (4, 16, 16)"),
         (["pretrain", "--global-batch", "3", "--set", "zero=7", "--dry-run"], "valid: 0, 1, 2, 3"),
         (["scaling", "run", "no_such_study"], "no_such_study"),
+        (["scaling", "go", "cpu_demo"], "invalid choice"),
     ],
 )
 def test_a_wrong_request_is_one_line_with_code_2(capsys, words, hint):

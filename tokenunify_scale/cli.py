@@ -81,9 +81,11 @@ def _dispatch(arguments: list[str]) -> int:
         print(f"tokenunify-scale {__version__}")
         return 0
     if verb == "scaling":
-        from tokenunify_scale.scaling.command import command
+        from tokenunify_scale.scaling import command
 
-        return command(rest)
+        parser = _Parser(prog="tokenunify scaling", description="Plan, run and read a study.")
+        command.add_arguments(parser)
+        return command.main(parser.parse_args(rest))
     if verb in PRINTERS:
         return show.models() if verb == "models" else _status(rest)
     if verb not in VERBS:

@@ -109,9 +109,8 @@ def run(config: Config) -> dict[str, Any]:
         "offset": list(box.start),
         "volume": config.volume,
         "model": str(config.model),
+        "voxel_size": volume.voxel_size,
     }
-    if volume.voxel_size is not None:
-        attributes["voxel_size"] = list(volume.voxel_size)
     write_hdf5(
         config.out / "affinities.h5",
         {"affinities": affinities},

@@ -4,29 +4,14 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from tokenunify_scale.config import ConfigError, build, did_you_mean, load_document, override
+from tokenunify_scale.config import ConfigError, build, load_recipe, override
 from tokenunify_scale.scaling import collect, fit, plot
 from tokenunify_scale.scaling.plan import Job, Study, check, plan, table
 from tokenunify_scale.scaling.run import run_study, states
 
 ACTIONS = ("plan", "run", "collect", "fit", "plot")
-RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 RUNS = Path("runs")
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Refuse the words in one line, as every other mistake of a request."""
-        raise ConfigError(f"{self.prog}: {message}")
-
-
-def command(words: Sequence[str]) -> int:
-    """Do what the words after `tokenunify scaling` say; exit code and errors as ``main``."""
-    parser = _Parser(prog="tokenunify scaling", description="Plan, run and read a study.")
-    add_arguments(parser)
-    return main(parser.parse_args(words))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,16 +71,10 @@ def load_study(source: str | Path, *, overrides: Sequence[str] = ()) -> Study:
     Raises:
         ConfigError: no such recipe, or a mistake in it.
     """
-    path = Path(source)
-    if not path.is_file():
-        names = sorted(file.stem for file in RECIPES.glob("*.yaml"))
-        if str(source) not in names:
-            raise ConfigError(f"no recipe {str(source)!r}: {did_you_mean(str(source), names)}")
-        path = RECIPES / f"{source}.yaml"
-    document = load_document(path)
+    document = load_recipe(source)
     for assignment in overrides:
         document = dataclasses.replace(document, data=override(document.data, assignment))
-    return build(Study, document, where=str(path))
+    return build(Study, document, where=str(source))
 
 
 def _collect(jobs: list[Job], out: Path) -> bool:

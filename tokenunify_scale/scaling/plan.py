@@ -216,9 +216,10 @@ def parameters(model: str) -> int:
     import torch
 
     from tokenunify_scale.models import build_model
+    from tokenunify_scale.models.load import parameters_of
 
     with torch.device("meta"):
-        return sum(p.numel() for p in build_model(model).parameters())
+        return parameters_of(build_model(model))
 
 
 def table(jobs: Iterable[Job], states: Mapping[str, str]) -> str:

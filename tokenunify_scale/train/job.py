@@ -1,7 +1,6 @@
 """A training job whole: run folder, engine, loop, weights, result."""
 
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 from torch import nn
@@ -75,7 +74,6 @@ def run_job(
     parameters = sum(tensor.numel() for tensor in weights.values())
     return run.finish(
         model={"name": name, "parameters": parameters},
-        description=asdict(about),
         objective=about.objective,
         steps=config.steps,
         seed=config.seed,
