@@ -1,11 +1,25 @@
 import logging
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from tokenunify_scale.config import ConfigError, HostError
 from tokenunify_scale.ops import backend, selective_scan
+
+WITHOUT_NUMBA = """
+import logging, sys, torch
+logging.basicConfig(stream=sys.stdout)
+sys.modules["numba"] = None
+from tokenunify_scale.ops import causal_conv1d, selective_scan
+x, column = torch.ones(1, 2, 40, requires_grad=True), torch.ones(1, 1, 40)
+y = selective_scan(causal_conv1d(x, torch.ones(2, 1)), x, torch.zeros(2, 1), column, column)
+y.sum().backward()
+print("sum", y.sum().item(), x.grad.sum().item())
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +57,7 @@ def test_the_environment_wins_over_the_device_and_the_argument_over_both(monkeyp
 def test_an_unknown_backend_is_refused_with_the_list_and_the_place(monkeypatch, place):
     if place == "environment":
         monkeypatch.setenv(backend.VARIABLE, "gpu")
-    with pytest.raises(ConfigError, match=f"{place}.*'gpu'.*auto, cuda, cpu, reference"):
+    with pytest.raises(ConfigError, match=f"{place}.*'gpu'.*auto, cuda, cpu, chunked, reference"):
         backend.choose("cpu", "gpu" if place == "argument" else "auto")
 
 
@@ -53,18 +67,35 @@ def test_a_backend_of_another_device_is_refused(device, name):
         backend.choose(device, name)
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda", "meta"])
+@pytest.mark.parametrize("name", ["chunked", "reference"])
+def test_plain_torch_runs_on_any_device(device, name):
+    assert backend.choose(device, name) == (name, "asked for by the argument backend", False)
+
+
 def test_cuda_without_its_packages_names_the_extra(monkeypatch):
     monkeypatch.setattr(backend.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(HostError, match=r"pip install 'tokenunify-scale\[gpu\]'"):
         backend.choose("cuda")
 
 
-def test_without_numba_the_reference_runs_and_a_warning_is_logged_once(no_numba, caplog):
+def test_without_numba_the_chunked_form_runs_and_a_warning_is_logged_once(no_numba, caplog):
     with caplog.at_level(logging.INFO):
         first, second = scan_of_ones(), scan_of_ones()
-    assert torch.equal(first, second)
+    assert torch.equal(first, second) and torch.equal(first, scan_of_ones(backend="chunked"))
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "numba cannot be used" in caplog.text
+    warning = caplog.records[0].message
+    assert "numba cannot be used" in warning and "ten times slower" in warning
+
+
+def test_nothing_but_the_cpu_kernels_needs_numba():
+    root = str(Path(backend.__file__).parents[2])
+    done = subprocess.run([sys.executable, "-c", WITHOUT_NUMBA], capture_output=True, text=True,
+                          timeout=120, env={**os.environ, "PYTHONPATH": root})
+    assert done.returncode == 0, done.stderr
+    warning, result = done.stdout.splitlines()
+    assert warning.startswith("WARNING") and "backend chunked" in warning
+    assert result == "sum 1640.0 3280.0"
 
 
 def test_asking_for_the_cpu_kernels_without_numba_is_an_error(no_numba):

@@ -3,6 +3,7 @@ import types
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from tokenunify_scale.ops import causal_conv1d
 from tokenunify_scale.ops.causal_conv1d import _conv, _stock
@@ -36,12 +37,12 @@ def test_each_channel_is_filtered_by_its_own_taps_and_the_last_meets_the_present
     assert causal_conv1d(x, torch.tensor([[10.0, 1.0]]), reverse=True).tolist() == [[[21, 32, 3]]]
 
 
+@pytest.mark.parametrize("backend", ["chunked", "reference"])
 @pytest.mark.parametrize("options", [{}, {"bias": True}], ids=str)
-def test_the_reference_is_torch_convolution_cut_to_the_past(options):
+def test_plain_torch_is_its_convolution_cut_to_the_past(options, backend):
     x, weight, *bias = inputs(bias="bias" in options)
     padded = torch.nn.functional.conv1d(x, weight[:, None], *bias, padding=3, groups=20)
-    torch.testing.assert_close(causal_conv1d(x, weight, *bias, backend="reference"),
-                               padded[..., :40])
+    torch.testing.assert_close(causal_conv1d(x, weight, *bias, backend=backend), padded[..., :40])
 
 
 @pytest.mark.parametrize("activation", [None, "silu"])
@@ -66,6 +67,15 @@ def test_any_number_of_channels_and_taps(channels, taps, bias):
     assert_close(results, oracle, tolerance=1e-12)
 
 
+@pytest.mark.parametrize("order", [{}, {"reverse": True}, {"interleave": 16}], ids=str)
+def test_a_long_sequence_in_float32_equals_the_float64_reference(order):
+    given = inputs(1, length=25600, dtype=torch.float32)
+    wide = [t.detach().double().requires_grad_() for t in given]
+    oracle = value_and_gradients(wide, activation="silu", backend="reference", **order)
+    results = value_and_gradients(given, activation="silu", backend="cpu", **order)
+    assert_close(results, oracle, tolerance=1e-5)
+
+
 def test_every_memory_layout_gives_the_same_result():
     x, weight, bias = inputs()
     expected = causal_conv1d(x, weight, bias)
@@ -87,7 +97,7 @@ def test_bfloat16_is_computed_in_float32_and_returned_as_it_came():
     results = value_and_gradients(given, activation="silu")
     assert all(t.dtype == torch.bfloat16 for t in results)
     wide = [t.detach().double().requires_grad_() for t in given]
-    assert_close(results, value_and_gradients(wide, activation="silu"), tolerance=0.01)
+    assert_close(results, value_and_gradients(wide, activation="silu"), tolerance=2**-7)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
@@ -103,10 +113,26 @@ def test_the_operator_is_registered_correctly(bias):
     torch.library.opcheck(_conv, (*given, *[None] * (3 - len(given)), True, 2))
 
 
-def test_compiling_makes_no_graph_break():
+@pytest.mark.parametrize("backend", ["cpu", "chunked"])
+def test_compiling_makes_no_graph_break(backend):
+    def conv(*args):
+        return causal_conv1d(*args, "silu", reverse=True, backend=backend)
+
     given = inputs(dtype=torch.float32)
-    y = torch.compile(causal_conv1d, fullgraph=True, backend="aot_eager")(*given, "silu")
-    torch.testing.assert_close(y, causal_conv1d(*given, "silu"))
+    expected = conv(*given)
+    y = torch.compile(conv, fullgraph=True, backend="aot_eager")(*given)
+    torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(torch.autograd.grad(y.sum(), given),
+                               torch.autograd.grad(expected.sum(), given))
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_activation_checkpointing_gives_the_same_gradients(reentrant):
+    given = inputs(dtype=torch.float32)
+    plain = torch.autograd.grad(causal_conv1d(*given, "silu").sum(), given)
+    checkpoint(causal_conv1d, *given, "silu", use_reentrant=reentrant).sum().backward()
+    for gradient, tensor in zip(plain, given, strict=True):
+        assert torch.equal(gradient, tensor.grad)
 
 
 def test_wrong_requests_are_refused():

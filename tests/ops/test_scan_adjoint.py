@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from tokenunify_scale.ops.kernels import compiled, lanes_for
+from tokenunify_scale.ops.kernels import call, lanes_for
 from tokenunify_scale.ops.order import STEPS
 from tokenunify_scale.ops.scan_adjoint import scan_backward, scratch_size
 
@@ -22,13 +22,12 @@ def test_without_decay_a_gradient_counts_the_steps_that_follow(channels, states,
     dA, dD, dbias = (filled(-1, *s) for s in ((1, states, channels), (1, channels), (1, channels)))
     dB, dC = filled(-1, 1, 1, length, states), filled(-1, 1, 1, length, states)
     lanes = lanes_for(torch.float32).width
-    size = scratch_size(-(-channels // lanes), states, lanes)
+    size = scratch_size(-(-channels // lanes), states, 0, lanes)
     scratch = torch.full((size + GUARD,), 7.0).numpy()
-    kernel = compiled(scan_backward, torch.float32, integers=7, arrays=(
-        3, 3, 2, 3, 3, 1, 3, 1, 4, 3, 3, 3, 3, 4, 4, 2, 3, 2, 1))
-    kernel(ones, ones, filled(0, states, channels), columns, columns, weights, nothing, weights,
-           before, ones, du, ddelta, dA, dB, dC, dD, nothing, dbias, scratch, 0, 1, 0, 1, 0,
-           channels, 0)
+    arrays = (ones, ones, filled(0, channels, states), columns, columns, weights, nothing, weights,
+              filled(0, 0, 0), before, ones, du, ddelta, filled(0, 1, 1, length, 0), dA, dB, dC, dD,
+              nothing, dbias, filled(0, 1, 0, channels), scratch)
+    call(scan_backward, torch.float32, arrays, (0, 1, 0, 0, 1, 0, channels, 0))
     following = np.arange(length, 0, -1)
     np.testing.assert_allclose(du[0], np.tile(states * following[:, None], channels))
     np.testing.assert_allclose(dB[0, 0], np.tile(channels * following[:, None], states))

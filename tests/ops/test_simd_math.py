@@ -3,14 +3,7 @@ import pytest
 from numba import njit, types
 
 from tokenunify_scale.ops.simd import Lanes, host_register, width
-from tokenunify_scale.ops.simd_math import (
-    exp2,
-    exp2_product,
-    fill,
-    sigmoid,
-    softplus,
-    totals,
-)
+from tokenunify_scale.ops.simd_math import exp2, exp2_product, fill, sigmoid, softplus
 from tokenunify_scale.ops.simd_memory import at, load_some, store_some
 
 FUNCTIONS = {
@@ -33,10 +26,6 @@ def kernel(lanes, x, out, which):
         else:
             value = sigmoid(value)
         store_some(at(out, (i,)), len(x) - i, value)
-
-
-def add_up(lanes, x, out):
-    store_some(at(out, (0,)), width(lanes), totals(lanes, at(x, (0,))))
 
 
 def compiled(function, lanes, *extra):
@@ -83,15 +72,6 @@ def test_extremes_saturate_and_nan_stays(evaluate, name):
     assert low == 0
     assert high == {"exp2": np.inf, "softplus": evaluate.dtype.type(1e30), "sigmoid": 1}[name]
     assert np.isnan(evaluate(name, [np.nan, -np.nan])).all()
-
-
-@pytest.mark.parametrize("register", [16, 32, 64])
-def test_totals_are_sums_in_order(register):
-    lanes = Lanes(np.float32, register)
-    x = np.arange(lanes.width**2, dtype=np.float32)
-    out = np.empty(lanes.width, np.float32)
-    compiled(add_up, lanes)(lanes, x, out)
-    assert out.tolist() == x.reshape(lanes.width, -1).sum(1).tolist()
 
 
 def test_the_host_has_a_register_of_a_known_width():

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from numba import njit, types
 
 from tokenunify_scale.ops.simd import Lanes, width
@@ -42,6 +43,25 @@ def test_a_tail_touches_nothing_beyond_its_end(dtype, register):
         copy(lanes, source, memory[:length])
         assert memory[:length].tolist() == source.tolist()
         assert (memory[length:] == -1).all()
+
+
+@pytest.mark.parametrize("register", [16, 32, 64])
+def test_bfloat16_is_widened_exactly_and_rounded_to_nearest_even(register):
+    lanes = Lanes(np.float32, register)
+    float32, bfloat16 = (types.Array(kind, 1, "A") for kind in (types.float32, types.uint16))
+    narrow, widen = (njit(types.void(lanes.numba_type, *kinds))(copy_all)
+                     for kinds in ((float32, bfloat16), (bfloat16, float32)))
+    near_ties = torch.tensor([1.0, 1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20])
+    values = torch.cat([torch.randn(30), near_ties, -near_ties,
+                        torch.tensor([0.0, -0.0, torch.inf, -torch.inf, torch.nan, 1e-40, 3e38])])
+    expected = values.bfloat16()
+    rounded = np.empty(len(values), np.uint16)
+    narrow(lanes, values.numpy(), rounded)
+    number = ~values.isnan().numpy()
+    assert rounded[number].tolist() == expected.view(torch.uint16).numpy()[number].tolist()
+    back = np.empty(len(values), np.float32)
+    widen(lanes, rounded, back)
+    np.testing.assert_array_equal(back, expected.float().numpy())
 
 
 def test_offsets_count_elements():

@@ -1,7 +1,8 @@
 """Which implementation runs a sequence operation, and why.
 
-``cuda`` is the stock kernels of mamba-ssm and causal-conv1d, ``cpu`` our numba kernels,
-``reference`` plain torch. The argument ``backend`` wins over the environment variable
+``cuda`` is the stock kernels of mamba-ssm and causal-conv1d, ``cpu`` our numba kernels. Plain
+torch on any device: ``chunked``, for hosts without numba, and ``reference``, the definition, one
+step after another. The argument ``backend`` wins over the environment variable
 ``TOKENUNIFY_SCAN_BACKEND``, which wins over the device.
 """
 
@@ -19,7 +20,7 @@ from tokenunify_scale.config import ConfigError, HostError
 
 log = logging.getLogger(__name__)
 
-Backend = Literal["auto", "cuda", "cpu", "reference"]
+Backend = Literal["auto", "cuda", "cpu", "chunked", "reference"]
 VARIABLE = "TOKENUNIFY_SCAN_BACKEND"
 STOCK = ("mamba_ssm", "causal_conv1d")
 EXTRA = "pip install 'tokenunify-scale[gpu]'"
@@ -45,7 +46,7 @@ def choose(device_type: str, requested: str = "auto") -> Choice:
         word, place = os.environ[VARIABLE], f"the environment variable {VARIABLE}"
     if word not in get_args(Backend):
         raise ConfigError(f"{place} says {word!r}; valid: {', '.join(get_args(Backend))}")
-    if word == "reference":
+    if word in ("chunked", "reference"):
         return Choice(word, f"asked for by {place}")
     on_cuda = device_type == "cuda"
     if word != "auto" and (word == "cuda") != on_cuda:
@@ -55,14 +56,14 @@ def choose(device_type: str, requested: str = "auto") -> Choice:
         missing = [name for name in STOCK if importlib.util.find_spec(name) is None]
         if missing:
             raise HostError(f"tensors on CUDA need {' and '.join(missing)}: {EXTRA}, "
-                            f"or set {VARIABLE}=reference (slow)")
+                            f"or set {VARIABLE}=chunked (slow)")
         return Choice("cuda", why)
     failure = numba_failure()
     if failure is None:
         return Choice("cpu", why)
     if word == "cpu":
         raise HostError(f"the cpu backend needs numba (pip install numba): {failure}")
-    return Choice("reference", f"{why} and numba cannot be used: {failure}", fallback=True)
+    return Choice("chunked", f"{why} and numba cannot be used: {failure}", fallback=True)
 
 
 @functools.cache
@@ -88,7 +89,7 @@ def resolve(device_type: str, requested: str = "auto") -> str:
 def _say_once(choice: Choice) -> None:
     log.log(logging.WARNING if choice.fallback else logging.INFO,
             "sequence operations run on backend %s: %s%s", choice.name, choice.reason,
-            " (hundreds of times slower)" if choice.fallback else "")
+            " (about ten times slower)" if choice.fallback else "")
 
 
 def describe(device_type: str | None = None) -> dict[str, str]:

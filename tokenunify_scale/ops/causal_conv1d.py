@@ -1,4 +1,4 @@
-"""Mamba's causal depthwise convolution, one signature over three backends, along three orders."""
+"""Mamba's causal depthwise convolution, one signature over four backends, along three orders."""
 
 from typing import Literal
 
@@ -43,8 +43,8 @@ def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None = None,
                          f"{[*weight.shape]}")
     if bias is not None and tuple(bias.shape) != (x.shape[1],):
         raise ValueError(f"bias must be [{x.shape[1]}] for x {[*x.shape]}, got {[*bias.shape]}")
-    run = {"reference": _reference, "cuda": _stock, "cpu": _conv}[resolve(x.device.type, backend)]
-    return run(x, weight, bias, activation == "silu", code)
+    run = {"reference": _reference, "chunked": _reference, "cuda": _stock, "cpu": _conv}
+    return run[resolve(x.device.type, backend)](x, weight, bias, activation == "silu", code)
 
 
 def _reference(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, code: int) -> Tensor:
@@ -65,7 +65,7 @@ def _stock(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, code: int
     except ImportError as error:
         raise HostError(f"causal-conv1d cannot be imported ({error}): {EXTRA}") from error
     if x.dtype == torch.float64:
-        raise ValueError("causal-conv1d has no float64 kernel; use backend='reference'")
+        raise ValueError("causal-conv1d has no float64 kernel; use backend='chunked'")
     weight = weight.to(x.dtype).contiguous()
     shift = None if bias is None else bias.to(x.dtype).contiguous()
     y = causal_conv1d_fn(visit(x, code).contiguous(), weight, shift,

@@ -5,14 +5,16 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numba import njit, types
 from numba.extending import register_jitable
+from numba.np.numpy_support import from_dtype
 from torch import Tensor
 
 from tokenunify_scale.ops.simd import Lanes
@@ -46,31 +48,32 @@ def computing_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-@functools.cache
-def compiled(kernel: Callable, dtype: torch.dtype, *, arrays: tuple[int, ...],
-             integers: int) -> Callable:
-    """Compile a kernel for one precision, or load it from numba's cache on disk.
+def call(kernel: Callable, dtype: torch.dtype, arrays: Sequence[np.ndarray],
+         integers: Sequence[int]) -> None:
+    """Run a kernel, compiled for these types of arrays or loaded from numba's cache on disk.
 
     Args:
-        kernel: takes a ``Lanes``, then arrays of any strides, then integers.
-        dtype: float32 or float64.
-        arrays: dimensions of each array argument.
-        integers: how many integers follow.
-
-    Returns:
-        The kernel bound to its ``Lanes``; releases the interpreter lock while it runs.
+        kernel: takes a ``Lanes``, then the arrays, of any strides, then the integers; the
+            interpreter lock is released while it runs.
+        dtype: of its vectors, float32 or float64.
+        arrays: of that type, or bfloat16 as uint16.
+        integers: whole numbers and flags.
     """
-    lanes = lanes_for(dtype)
-    scalar = lanes.numba_type.scalar
-    signature = types.void(lanes.numba_type, *(types.Array(scalar, n, "A") for n in arrays),
-                           *[types.intp] * integers)
+    kinds = tuple((a.dtype.char, a.ndim) for a in arrays)
+    _compiled(kernel, dtype, kinds, len(integers))(lanes_for(dtype), *arrays, *integers)
+
+
+@functools.cache
+def _compiled(kernel: Callable, dtype: torch.dtype, arrays: tuple[tuple[str, int], ...],
+              integers: int) -> Callable:
+    kinds = [types.Array(from_dtype(np.dtype(char)), ndim, "A") for char, ndim in arrays]
+    signature = types.void(lanes_for(dtype).numba_type, *kinds, *[types.intp] * integers)
     with _compiling:
         try:
-            function = njit(signature, nogil=True, cache=True)(kernel)
+            return njit(signature, nogil=True, cache=True)(kernel)
         except (RuntimeError, OSError):
             say_uncached()
-            function = njit(signature, nogil=True)(kernel)
-    return functools.partial(function, lanes)
+            return njit(signature, nogil=True)(kernel)
 
 
 @functools.cache
@@ -80,10 +83,28 @@ def say_uncached() -> None:
                 "which takes seconds; NUMBA_CACHE_DIR names another folder")
 
 
+def stored_dtype(x: Tensor) -> torch.dtype:
+    """How kernels read and write what belongs to ``x``: as it is, but float16 as float32."""
+    return torch.float32 if x.dtype == torch.float16 else x.dtype
+
+
+def array(x: Tensor) -> np.ndarray:
+    """The memory of a tensor; bfloat16 as uint16, which the kernels know."""
+    return (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).numpy()
+
+
+def as_stored(x: Tensor, dtype: torch.dtype) -> np.ndarray:
+    """A tensor as kernels of one precision read it: a view where its type allows."""
+    if x.dtype == dtype:
+        return x.numpy()
+    narrow = x.dtype == torch.bfloat16 and dtype == torch.float32
+    return array(x) if narrow else x.to(dtype).numpy()
+
+
 def rows(x: Tensor, dtype: torch.dtype) -> np.ndarray:
     """[B, E, L] as an array [B, L, E] with channels contiguous; a view where the memory allows."""
-    x = x.to(dtype).transpose(1, 2)
-    return (x if x.shape[2] <= 1 or x.stride(2) == 1 else x.contiguous()).numpy()
+    x = x.transpose(1, 2)
+    return as_stored(x if x.shape[2] <= 1 or x.stride(2) == 1 else x.contiguous(), dtype)
 
 
 class Task(NamedTuple):
@@ -110,14 +131,19 @@ def split(batch: int, channels: int, length: int, *, lanes: Lanes) -> list[Task]
             for i in range(parts) for g in range(groups)]
 
 
-def run_tasks(work: Callable[[Task], None], tasks: list[Task]) -> None:
-    """Do every task, the first one in this thread; the first error is raised here."""
-    others = [_pool().submit(work, task) for task in tasks[1:]]
-    try:
-        work(tasks[0])
-    finally:
-        for future in others:
-            future.result()
+def run_tasks(work: Callable[[Task], None], tasks: list[Task], *, name: str = "kernel") -> None:
+    """Do every task, the first one in this thread; the first error is raised here.
+
+    A profiler sees them as ``tokenunify::name``.
+    """
+    watched = torch.autograd._profiler_enabled()
+    with torch.profiler.record_function(f"tokenunify::{name}") if watched else nullcontext():
+        others = [_pool().submit(work, task) for task in tasks[1:]]
+        try:
+            work(tasks[0])
+        finally:
+            for future in others:
+                future.result()
 
 
 @functools.cache

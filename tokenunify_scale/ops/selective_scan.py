@@ -1,4 +1,6 @@
-"""Mamba's selective scan, one signature over three backends, along three visiting orders."""
+"""Mamba's selective scan, one signature over four backends, along three visiting orders."""
+
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -43,8 +45,16 @@ def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
     """
     code = order_code(u.shape[-1], reverse=reverse, interleave=interleave)
     _check(u, delta, A, B, C, D, z, delta_bias)
-    run = {"reference": _reference, "cuda": _stock, "cpu": _cpu}[resolve(u.device.type, backend)]
-    return run(u, delta, A, B, C, D, z, delta_bias, delta_softplus, code)
+    name = resolve(u.device.type, backend)
+    given = (u, delta, A, B, C, D, z, delta_bias)
+    if name in ("reference", "cuda"):
+        return (_stock if name == "cuda" else _reference)(*given, delta_softplus, code)
+    keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given)
+    # The registered operation is for tracers; calling past the dispatcher saves a tenth of a
+    # millisecond, as long as a short scan itself.
+    eager = type(u) in (Tensor, torch.nn.Parameter) and u.device.type == "cpu"
+    direct = eager and not torch.compiler.is_compiling()
+    return (_Direct.apply if direct else _scan)(*given, delta_softplus, code, keep, name)[0]
 
 
 def _check(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None,
@@ -95,7 +105,7 @@ def _stock(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor 
     except ImportError as error:
         raise HostError(f"mamba-ssm cannot be imported ({error}): {EXTRA}") from error
     if u.dtype == torch.float64:
-        raise ValueError("mamba-ssm has no float64 kernel; use backend='reference'")
+        raise ValueError("mamba-ssm has no float64 kernel; use backend='chunked'")
 
     def along(x: Tensor | None) -> Tensor | None:
         return None if x is None else visit(x.to(u.dtype), code).contiguous()
@@ -108,25 +118,27 @@ def _stock(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor 
     return unvisit(y, code)
 
 
-def _cpu(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None,
-         z: Tensor | None, delta_bias: Tensor | None, delta_softplus: bool, code: int) -> Tensor:
-    given = (u, delta, A, B, C, D, z, delta_bias)
-    keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given)
-    return _scan(*given, delta_softplus, code, keep)[0]
+def _implementation(name: str) -> ModuleType:
+    """The module with ``forward`` and ``backward`` of the backend "cpu" or "chunked"."""
+    if name == "chunked":
+        from tokenunify_scale.ops import scan_chunked as module
+    else:
+        from tokenunify_scale.ops import scan_cpu as module
+    return module
 
 
-@torch.library.custom_op("tokenunify::selective_scan", mutates_args=())
-def _scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None,
-          z: Tensor | None, delta_bias: Tensor | None, delta_softplus: bool, code: int,
-          keep: bool) -> tuple[Tensor, Tensor]:
-    from tokenunify_scale.ops import scan_cpu
+def _forward(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None,
+             z: Tensor | None, delta_bias: Tensor | None, delta_softplus: bool, code: int,
+             keep: bool, name: str) -> tuple[Tensor, Tensor]:
+    return _implementation(name).forward(u, delta, A, B, C, D, z, delta_bias, chunks=code,
+                                         softplus=delta_softplus, keep=keep)
 
-    return scan_cpu.forward(u, delta, A, B, C, D, z, delta_bias, softplus=delta_softplus,
-                            chunks=code, keep=keep)
+
+_scan = torch.library.custom_op("tokenunify::selective_scan", _forward, mutates_args=())
 
 
 @_scan.register_fake
-def _scan_fake(u, delta, A, B, C, D, z, delta_bias, delta_softplus, code, keep):
+def _scan_fake(u, delta, A, B, C, D, z, delta_bias, delta_softplus, code, keep, name):
     b, e, length = u.shape
     wide = torch.float64 if u.dtype == torch.float64 else torch.float32
     pieces = (length + STEPS - 1) // STEPS if keep else 0
@@ -134,19 +146,21 @@ def _scan_fake(u, delta, A, B, C, D, z, delta_bias, delta_softplus, code, keep):
             u.new_empty(b, pieces, A.shape[1], e, dtype=wide))
 
 
-@torch.library.custom_op("tokenunify::selective_scan_backward", mutates_args=())
-def _scan_backward(dy: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
-                   D: Tensor | None, z: Tensor | None, delta_bias: Tensor | None, states: Tensor,
-                   delta_softplus: bool, code: int) -> tuple[
-                       Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    from tokenunify_scale.ops import scan_cpu
+def _backward(dy: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
+              D: Tensor | None, z: Tensor | None, delta_bias: Tensor | None, states: Tensor,
+              delta_softplus: bool, code: int, name: str) -> tuple[
+                  Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return _implementation(name).backward(dy, u, delta, A, B, C, D, z, delta_bias, states,
+                                          softplus=delta_softplus, chunks=code)
 
-    return scan_cpu.backward(dy, u, delta, A, B, C, D, z, delta_bias, states,
-                             softplus=delta_softplus, chunks=code)
+
+_scan_backward = torch.library.custom_op(
+    "tokenunify::selective_scan_backward", _backward, mutates_args=())
 
 
 @_scan_backward.register_fake
-def _scan_backward_fake(dy, u, delta, A, B, C, D, z, delta_bias, states, delta_softplus, code):
+def _scan_backward_fake(dy, u, delta, A, B, C, D, z, delta_bias, states, delta_softplus, code,
+                        name):
     def like(x: Tensor | None) -> Tensor:
         if x is None:
             return u.new_empty(0, dtype=states.dtype)
@@ -158,16 +172,34 @@ def _scan_backward_fake(dy, u, delta, A, B, C, D, z, delta_bias, states, delta_s
 
 
 def _remember(ctx, inputs, output) -> None:
-    *tensors, ctx.delta_softplus, ctx.code, _ = inputs
+    *tensors, ctx.delta_softplus, ctx.code, _, ctx.name = inputs
     ctx.save_for_backward(*tensors, output[1])
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # zeros as large as the states
 
 
-def _differentiate(ctx, dy: Tensor, _: Tensor | None) -> tuple:
+def _differentiate(ctx, dy: Tensor, _: Tensor | None, *, run=_scan_backward) -> tuple:
+    if dy is None:
+        return (None,) * 12
     *tensors, states = ctx.saved_tensors
-    grads = _scan_backward(dy, *tensors, states, ctx.delta_softplus, ctx.code)
+    grads = run(dy, *tensors, states, ctx.delta_softplus, ctx.code, ctx.name)
     given = (None if x is None else grad for x, grad in zip(tensors, grads, strict=True))
-    return *given, None, None, None
+    return *given, None, None, None, None
 
 
 _scan.register_autograd(_differentiate, setup_context=_remember)
+
+
+class _Direct(torch.autograd.Function):
+    """The registered operation, without the dispatcher."""
+
+    @staticmethod
+    def forward(ctx, *inputs):
+        output = _forward(*inputs)
+        _remember(ctx, inputs, output)
+        return output
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, dy, nothing):
+        return _differentiate(ctx, dy, nothing, run=_backward)

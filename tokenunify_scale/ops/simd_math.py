@@ -102,17 +102,23 @@ class Emitter:
 
     def softplus(self, x: ir.Value) -> ir.Value:
         """log(1 + exp(x)) = max(x, 0) + log1p(exp(-abs(x))), exact to the last bits for all x."""
-        zero = self._vector(0.0)
-        positive = self.builder.fcmp_ordered(">", x, zero)
-        magnitude = self.builder.select(positive, x, self.sub(0.0, x))
-        small = self.exp2(self.mul(magnitude, -math.log2(math.e)))
+        small = self._exp_of_minus_magnitude(x)
         ratio = self.polynomial(small, lambda w: np.log1p(w) / w, {32: 9, 64: 22}, [0.0, 1.0])
         return self.add(self.mul(small, ratio), self.highest(x, 0.0))
 
     def sigmoid(self, x: ir.Value) -> ir.Value:
-        """1 / (1 + exp(-x))"""
-        small = self.exp2(self.mul(x, -math.log2(math.e)))
-        return self.builder.fdiv(self._vector(1.0), self.add(small, 1.0))
+        """1 / (1 + exp(-x)); beside a softplus of the same x, LLVM shares the exponential."""
+        small = self._exp_of_minus_magnitude(x)
+        positive = self.builder.fcmp_ordered(">", x, self._vector(0.0))
+        above = self.builder.select(positive, self._vector(1.0), small)
+        return self.builder.fdiv(above, self.add(small, 1.0))
+
+    def _exp_of_minus_magnitude(self, x: ir.Value) -> ir.Value:
+        negative = self.sub(0.0, x)
+        positive = self.builder.fcmp_ordered(">", x, self._vector(0.0))
+        lower = self.highest(self.mul(self.builder.select(positive, negative, x),
+                                      math.log2(math.e)), -self.bias - 0.4)
+        return self.exp2_product(lower, self._vector(1.0))
 
     def _vector(self, value: ir.Value | float) -> ir.Value:
         return constant(self.kind, value) if isinstance(value, float) else value
@@ -197,27 +203,3 @@ def fill(typingctx: Context, lanes: LanesType, value: types.Type) -> Emitted:
         return spread(builder, llvm_vector(kind), scalar)
 
     return kind(lanes, value), codegen
-
-
-@intrinsic
-def totals(typingctx: Context, lanes: LanesType, pointer: types.CPointer) -> Emitted:
-    """Sums of the lanes of as many consecutive vectors as a vector has lanes, as one vector.
-
-    Adding neighbouring lanes of two vectors at once, level by level, takes two shuffles a sum.
-    """
-    kind = VectorType(lanes.scalar, lanes.width)
-
-    def codegen(context: object, builder: ir.IRBuilder, sig: object, args: tuple) -> ir.Value:
-        vector, align = llvm_vector(kind), kind.scalar.bitwidth // 8
-        index = ir.VectorType(ir.IntType(32), kind.width)
-        evens, odds = (ir.Constant(index, list(range(k, 2 * kind.width, 2))) for k in (0, 1))
-        start = builder.bitcast(args[1], vector.as_pointer())
-        values = [builder.load(builder.gep(start, [ir.IntType(64)(k)]), align=align)
-                  for k in range(kind.width)]
-        while len(values) > 1:
-            values = [builder.fadd(builder.shuffle_vector(a, b, evens),
-                                   builder.shuffle_vector(a, b, odds))
-                      for a, b in zip(values[::2], values[1::2], strict=True)]
-        return values[0]
-
-    return kind(lanes, pointer), codegen
