@@ -11,7 +11,7 @@ from tokenunify_scale.volumes.hdf5 import write_hdf5
 def test_all_but_the_head_comes_from_pretraining(finetuned):
     result = read_result(finetuned)
     assert result["init"] == "tokenunify" and result["objective"] == "affinity"
-    assert result["loaded"] == 289 and len(result["refused"]) == 2
+    assert result["loaded"] == 177 and len(result["refused"]) == 2
     assert all(name.startswith("out.") for name in result["refused"])
 
 

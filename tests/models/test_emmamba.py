@@ -75,7 +75,7 @@ def test_presets_differ_in_no_parameter():
             {n: p.shape for n, p in build_model("emmamba_atto", preset=preset).named_parameters()}
             for preset in ("default", "official")
         )
-    assert default == official and len(default) == 291  # as many as the release's tensors
+    assert default == official and len(default) == 179  # as many as the release's tensors
 
 
 def test_small_sizes_are_not_said_to_be_in_the_paper():

@@ -63,10 +63,10 @@ def test_state_matrices_norms_and_biases_have_no_weight_decay():
     exempt = {names[id(parameter)] for parameter in plain["params"]}
     matrices = {names[id(parameter)] for parameter in decayed["params"]}
     assert exempt | matrices == set(names.values()) and not exempt & matrices
-    scan = "stages.0.0.mamba.backward_scan."
+    scan = "stages.0.0.mamba."
     for name in ("A_log", "D", "dt_bias", "conv1d_bias"):
         assert scan + name in exempt
-    for name in ("conv1d", "x_proj.weight", "dt_proj"):
+    for name in ("conv1d", "x_proj", "dt_proj"):
         assert scan + name in matrices
     assert {"stages.0.0.norm.weight", "stages.0.0.norm.bias", "out.bias"} <= exempt
     assert {"downsample.0.weight", "decoder5.transp_conv.weight", "out.weight"} <= matrices

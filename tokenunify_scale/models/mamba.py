@@ -5,82 +5,20 @@ import math
 import torch
 from torch import Tensor, nn
 
-from tokenunify_scale.ops.causal_conv1d import causal_conv1d
-from tokenunify_scale.ops.selective_scan import selective_scan
+from tokenunify_scale.ops.tri_mamba import tri_mamba
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
-
-
-class Direction(nn.Module):
-    """One direction of the scan: its own convolution, selection and state matrices.
-
-    The kernels read these weights inside this module's own forward, which is what ZeRO-3 needs.
-    Source: Mamba (Gu and Dao 2023), Sec. 3; initialisation as in its reference code.
-    """
-
-    def __init__(self, inner: int, *, state: int, kernel: int, rank: int) -> None:
-        """``inner`` channels E, ``state`` size N, ``kernel`` taps, ``rank`` of the step."""
-        super().__init__()
-        self.rank, self.state = rank, state
-        self.conv1d = nn.Parameter(torch.empty(inner, kernel))
-        self.conv1d_bias = nn.Parameter(torch.empty(inner))
-        self.x_proj = nn.Linear(inner, rank + 2 * state, bias=False)
-        self.dt_proj = nn.Parameter(torch.empty(inner, rank))
-        self.dt_bias = nn.Parameter(torch.empty(inner))
-        self.A_log = nn.Parameter(torch.empty(inner, state))
-        self.D = nn.Parameter(torch.empty(inner))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw this module's own parameters anew."""
-        with torch.no_grad():
-            bound = self.conv1d.shape[1] ** -0.5
-            self.conv1d.uniform_(-bound, bound)
-            self.conv1d_bias.uniform_(-bound, bound)
-            self.dt_proj.uniform_(-(self.rank**-0.5), self.rank**-0.5)
-            step = torch.empty_like(self.dt_bias).uniform_(math.log(DT_MIN), math.log(DT_MAX))
-            step = step.exp().clamp(min=DT_FLOOR)
-            self.dt_bias.copy_(step + torch.log(-torch.expm1(-step)))
-            self.A_log.copy_(torch.arange(1, self.state + 1).log().expand_as(self.A_log))
-            self.D.fill_(1.0)
-
-    def forward(self, x: Tensor, z: Tensor, *, reverse: bool, interleave: int | None) -> Tensor:
-        """Convolve, select, scan and gate along one order.
-
-        Args:
-            x: [B, L, E], the branch that is scanned.
-            z: [B, L, E], the gate.
-            reverse: visit the sequence backwards.
-            interleave: visit this many contiguous chunks in turn.
-
-        Returns:
-            [B, L, E].
-        """
-        order = {"reverse": reverse, "interleave": interleave}
-        u = causal_conv1d(
-            x.transpose(1, 2), self.conv1d, self.conv1d_bias, activation="silu", **order
-        )
-        dt, b, c = self.x_proj(u.transpose(1, 2)).split([self.rank, self.state, self.state], -1)
-        delta = nn.functional.linear(dt, self.dt_proj)
-        y = selective_scan(
-            u,
-            delta.transpose(1, 2),
-            -torch.exp(self.A_log.float()),
-            b.transpose(1, 2),
-            c.transpose(1, 2),
-            self.D.float(),
-            z=z.transpose(1, 2),
-            delta_bias=self.dt_bias.float(),
-            delta_softplus=True,
-            **order,
-        )
-        return y.transpose(1, 2)
+DIRECTIONS = 3
 
 
 class TriOrientedMamba(nn.Module):
     """Mamba over a sequence of voxels in three orders, summed.
 
-    Source: the paper's Sec. 3 and Fig. 8 (tri-oriented Mamba, after SegMamba).
+    Each direction has its own convolution, selection and state matrices, stacked in the order
+    forward, backward, inter-section. All lie on this module, which is what ZeRO-3 needs.
+
+    Source: the paper's Sec. 3 and Fig. 8 (tri-oriented Mamba, after SegMamba); initialisation as
+    in the reference code of Mamba (Gu and Dao 2023).
     """
 
     def __init__(self, channels: int, *, state: int = 16, kernel: int = 4, expand: int = 2) -> None:
@@ -88,10 +26,30 @@ class TriOrientedMamba(nn.Module):
         super().__init__()
         inner, rank = expand * channels, math.ceil(channels / 16)
         self.in_proj = nn.Linear(channels, 2 * inner, bias=False)
-        self.forward_scan = Direction(inner, state=state, kernel=kernel, rank=rank)
-        self.backward_scan = Direction(inner, state=state, kernel=kernel, rank=rank)
-        self.section_scan = Direction(inner, state=state, kernel=kernel, rank=rank)
+        self.conv1d = nn.Parameter(torch.empty(DIRECTIONS, inner, kernel))
+        self.conv1d_bias = nn.Parameter(torch.empty(DIRECTIONS, inner))
+        self.x_proj = nn.Parameter(torch.empty(DIRECTIONS, rank + 2 * state, inner))
+        self.dt_proj = nn.Parameter(torch.empty(DIRECTIONS, inner, rank))
+        self.dt_bias = nn.Parameter(torch.empty(DIRECTIONS, inner))
+        self.A_log = nn.Parameter(torch.empty(DIRECTIONS, inner, state))
+        self.D = nn.Parameter(torch.empty(DIRECTIONS, inner))
         self.out_proj = nn.Linear(inner, channels, bias=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw this module's own parameters anew."""
+        inner, kernel = self.conv1d.shape[1:]
+        rank, state = self.dt_proj.shape[2], self.A_log.shape[2]
+        with torch.no_grad():
+            self.conv1d.uniform_(-(kernel**-0.5), kernel**-0.5)
+            self.conv1d_bias.uniform_(-(kernel**-0.5), kernel**-0.5)
+            self.x_proj.uniform_(-(inner**-0.5), inner**-0.5)
+            self.dt_proj.uniform_(-(rank**-0.5), rank**-0.5)
+            step = torch.empty_like(self.dt_bias).uniform_(math.log(DT_MIN), math.log(DT_MAX))
+            step = step.exp().clamp(min=DT_FLOOR)
+            self.dt_bias.copy_(step + torch.log(-torch.expm1(-step)))
+            self.A_log.copy_(torch.arange(1, state + 1).log().expand_as(self.A_log))
+            self.D.fill_(1.0)
 
     def forward(self, x: Tensor, *, chunks: int) -> Tensor:
         """Mix a sequence.
@@ -103,10 +61,17 @@ class TriOrientedMamba(nn.Module):
         Returns:
             [B, L, C].
         """
-        inner, gate = self.in_proj(x).chunk(2, dim=-1)
-        mixed = self.forward_scan(inner, gate, reverse=False, interleave=None)
-        mixed = mixed + self.backward_scan(inner, gate, reverse=True, interleave=None)
-        mixed = mixed + self.section_scan(inner, gate, reverse=False, interleave=chunks)
+        mixed = tri_mamba(
+            self.in_proj(x),
+            self.conv1d,
+            self.conv1d_bias,
+            self.x_proj,
+            self.dt_proj,
+            self.dt_bias,
+            -torch.exp(self.A_log.float()),
+            self.D,
+            chunks=chunks,
+        )
         return self.out_proj(mixed)
 
 
@@ -120,8 +85,9 @@ class MambaLayer(nn.Module):
         self.mamba = TriOrientedMamba(channels, state=state, kernel=kernel)
 
     def forward(self, x: Tensor, *, chunks: int, residual: bool) -> Tensor:
-        """[B, C, D, H, W] to the same shape."""
-        sequence = x.flatten(2).transpose(1, 2)
+        """[B, C, D, H, W] to the same shape, channels last in memory; free of copies if x is."""
+        volume = x.movedim(1, -1)
+        sequence = volume.flatten(1, 3)
         mixed = self.mamba(self.norm(sequence), chunks=chunks)
         mixed = mixed + sequence if residual else mixed
-        return mixed.transpose(1, 2).reshape(x.shape)
+        return mixed.view(volume.shape).movedim(-1, 1)
