@@ -3,7 +3,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tokenunify_scale.models.blocks import GatedSpatialConv, LateralMLP, Residual, Up
+from tokenunify_scale.models import blocks
+from tokenunify_scale.models.blocks import (
+    Conv3d,
+    Double,
+    GatedSpatialConv,
+    LateralMLP,
+    Residual,
+    Up,
+)
 
 
 def normed(x: Tensor) -> Tensor:
@@ -79,3 +87,76 @@ def test_up_doubles_all_sides_and_joins_the_skip():
 def test_blocks_keep_the_shape(block, channels):
     x = torch.rand(2, channels, 3, 5, 7)
     assert block(x).shape == x.shape
+
+
+def plain(monkeypatch):
+    """Take torch's own functions, on contiguous memory."""
+    def norm(x, *, activation=None, add=None):
+        y = functional.instance_norm(x) + (0 if add is None else add)
+        return {None: lambda y: y, "relu": torch.relu,
+                "leaky_relu": functional.leaky_relu}[activation](y)
+
+    monkeypatch.setattr(blocks, "instance_norm", norm)
+    monkeypatch.setattr(Conv3d, "forward", nn.Conv3d.forward)
+    monkeypatch.setattr(Double, "forward", nn.ConvTranspose3d.forward)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-11), (torch.float32, 2e-5)])
+@pytest.mark.parametrize("build, shapes", [
+    (lambda: GatedSpatialConv(6), [(1, 6, 4, 8, 8)]),
+    (lambda: LateralMLP(6), [(2, 6, 3, 4, 8)]),
+    (lambda: Residual(1, 8), [(1, 1, 4, 8, 8)]),
+    (lambda: Residual(8, 8), [(2, 8, 4, 8, 8)]),
+    (lambda: Residual(8, 40), [(1, 8, 1, 4, 3)]),
+    (lambda: Up(8, 4), [(1, 8, 2, 4, 6), (1, 4, 4, 8, 12)]),
+])
+def test_blocks_are_torchs_own_in_value_and_every_gradient(monkeypatch, build, shapes, dtype,
+                                                           tolerance):
+    torch.manual_seed(0)
+    block = build().double()
+    given = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    wanted = [*given, *block.parameters()]
+
+    def value_and_gradients():
+        y = block(*given)
+        wave = torch.arange(y.numel()).to(y.dtype).sin().reshape(y.shape)
+        return [y.detach(), *torch.autograd.grad(y, wanted, wave)]
+
+    with monkeypatch.context() as patch:
+        plain(patch)
+        expected = value_and_gradients()
+    block.to(dtype)
+    given = [t.detach().to(dtype).requires_grad_() for t in given]
+    wanted = [*given, *block.parameters()]
+    largest = max(value.abs().max() for value in expected[1:])
+    for result, value in zip(value_and_gradients(), expected, strict=True):
+        # A bias before a norm has no effect: its gradient is rounding.
+        assert (result - value).abs().max() <= tolerance * max(value.abs().max(), largest / 100)
+
+
+def test_convolutions_have_the_parameters_of_torchs():
+    ours, theirs = Conv3d(3, 4, (1, 5, 5), bias=False), nn.Conv3d(3, 4, (1, 5, 5), bias=False)
+    ours.load_state_dict(theirs.state_dict())
+    ours, theirs = Double(3, 4), nn.ConvTranspose3d(3, 4, 2, stride=2, bias=False)
+    ours.load_state_dict(theirs.state_dict())
+
+
+def test_memory_has_channels_last_from_the_first_convolution_on():
+    residual, up, gsc = Residual(1, 4), Up(8, 4), GatedSpatialConv(8)
+    skip = residual(torch.rand(1, 1, 4, 8, 8))
+    y = up(gsc(torch.rand(1, 8, 2, 4, 4)), skip)
+    assert skip.is_contiguous(memory_format=torch.channels_last_3d)
+    assert y.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def test_under_autocast_a_block_stays_in_bfloat16():
+    with torch.autocast("cpu", torch.bfloat16):
+        y = Up(8, 4)(torch.rand(1, 8, 2, 4, 6), torch.rand(1, 4, 4, 8, 12).bfloat16())
+    assert y.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("block, channels", [(GatedSpatialConv(4), 4), (Residual(4, 6), 4)])
+def test_compiling_a_block_makes_no_graph_break(block, channels):
+    x = torch.rand(1, channels, 4, 6, 8).contiguous(memory_format=torch.channels_last_3d)
+    compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), block(x))

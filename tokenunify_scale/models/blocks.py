@@ -6,6 +6,29 @@ Module names follow the paper's release, so that its checkpoints map one to one.
 import torch
 from torch import Tensor, nn
 
+from tokenunify_scale.ops.conv3d import conv3d, double
+from tokenunify_scale.ops.instance_norm import instance_norm
+
+
+class Conv3d(nn.Conv3d):
+    """torch's convolution with zero padding, without dilation or groups, fast on a CPU too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, D, H, W] to [B, O, D', H', W']."""
+        return conv3d(x, self.weight, self.bias, stride=self.stride, padding=self.padding)
+
+
+class Double(nn.ConvTranspose3d):
+    """The transposed convolution that doubles all sides, without bias."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        """Kernels of 2 voxels a side, side by side."""
+        super().__init__(inputs, outputs, 2, stride=2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, inputs, D, H, W] to [B, outputs, 2D, 2H, 2W]."""
+        return double(x, self.weight)
+
 
 class GatedSpatialConv(nn.Module):
     """Two 3x3x3 convolutions beside a pointwise branch, summed, mixed, and added to the input.
@@ -16,18 +39,17 @@ class GatedSpatialConv(nn.Module):
     def __init__(self, channels: int) -> None:
         """Keep the channel count and all sides."""
         super().__init__()
-        self.proj = nn.Conv3d(channels, channels, 3, padding=1)
-        self.proj2 = nn.Conv3d(channels, channels, 3, padding=1)
-        self.proj3 = nn.Conv3d(channels, channels, 1)
-        self.proj4 = nn.Conv3d(channels, channels, 1)
-        self.norm = nn.InstanceNorm3d(channels)
+        self.proj = Conv3d(channels, channels, 3, padding=1)
+        self.proj2 = Conv3d(channels, channels, 3, padding=1)
+        self.proj3 = Conv3d(channels, channels, 1)
+        self.proj4 = Conv3d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, D, H, W] to the same shape."""
-        spatial = torch.relu(self.norm(self.proj(x)))
-        spatial = torch.relu(self.norm(self.proj2(spatial)))
-        pointwise = torch.relu(self.norm(self.proj3(x)))
-        return torch.relu(self.norm(self.proj4(spatial + pointwise))) + x
+        spatial = instance_norm(self.proj(x), activation="relu")
+        spatial = instance_norm(self.proj2(spatial), activation="relu")
+        pointwise = instance_norm(self.proj3(x), activation="relu")
+        return instance_norm(self.proj4(spatial + pointwise), activation="relu") + x
 
 
 class LateralMLP(nn.Module):
@@ -36,13 +58,12 @@ class LateralMLP(nn.Module):
     def __init__(self, channels: int) -> None:
         """Widen to twice the channels and back."""
         super().__init__()
-        self.norm = nn.InstanceNorm3d(channels)
-        self.fc1 = nn.Conv3d(channels, 2 * channels, 1)
-        self.fc2 = nn.Conv3d(2 * channels, channels, 1)
+        self.fc1 = Conv3d(channels, 2 * channels, 1)
+        self.fc2 = Conv3d(2 * channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, D, H, W] to the same shape."""
-        return self.fc2(nn.functional.gelu(self.fc1(self.norm(x))))
+        return self.fc2(nn.functional.gelu(self.fc1(instance_norm(x))))
 
 
 class Residual(nn.Module):
@@ -54,16 +75,15 @@ class Residual(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         """The shortcut is a pointwise convolution where the channel count changes."""
         super().__init__()
-        self.conv1 = nn.Conv3d(inputs, outputs, (1, 5, 5), padding=(0, 2, 2), bias=False)
-        self.conv2 = nn.Conv3d(outputs, outputs, (1, 5, 5), padding=(0, 2, 2), bias=False)
-        self.conv3 = nn.Conv3d(inputs, outputs, 1, bias=False) if inputs != outputs else None
-        self.norm = nn.InstanceNorm3d(outputs)
+        self.conv1 = Conv3d(inputs, outputs, (1, 5, 5), padding=(0, 2, 2), bias=False)
+        self.conv2 = Conv3d(outputs, outputs, (1, 5, 5), padding=(0, 2, 2), bias=False)
+        self.conv3 = Conv3d(inputs, outputs, 1, bias=False) if inputs != outputs else None
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, D, H, W] to [B, outputs, D, H, W]."""
-        shortcut = x if self.conv3 is None else self.norm(self.conv3(x))
-        x = nn.functional.leaky_relu(self.norm(self.conv1(x)), 0.01)
-        return nn.functional.leaky_relu(self.norm(self.conv2(x)) + shortcut, 0.01)
+        shortcut = x if self.conv3 is None else instance_norm(self.conv3(x))
+        x = instance_norm(self.conv1(x), activation="leaky_relu")
+        return instance_norm(self.conv2(x), activation="leaky_relu", add=shortcut)
 
 
 class Up(nn.Module):
@@ -72,7 +92,7 @@ class Up(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         """``inputs`` channels from below, ``outputs`` from the skip and out."""
         super().__init__()
-        self.transp_conv = nn.ConvTranspose3d(inputs, outputs, 2, stride=2, bias=False)
+        self.transp_conv = Double(inputs, outputs)
         self.conv_block = Residual(2 * outputs, outputs)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from tokenunify_scale.config import ConfigError
-from tokenunify_scale.models.blocks import GatedSpatialConv, LateralMLP, Residual, Up
+from tokenunify_scale.models.blocks import Conv3d, GatedSpatialConv, LateralMLP, Residual, Up
 from tokenunify_scale.models.mamba import MambaLayer
+from tokenunify_scale.ops.instance_norm import instance_norm
 from tokenunify_scale.registry import MODELS
 
 STRIDE = 16  # of the bottleneck against the input, along every axis
@@ -58,12 +59,12 @@ class EMmamba(nn.Module):
         self.config = config
         f0, f1, f2, f3 = widths = config.features
         # Paper: the release strides sections by 2 with a kernel of 1, so odd sections are never
-        # seen. Default: stride in the plane only, then the mean over each pair of sections.
+        # seen. Default: stride in the plane only, of the mean of each pair of sections.
         step = 2 if config.preset == "official" else 1
-        stem = nn.Conv3d(in_channels, f0, (1, 7, 7), stride=(step, 2, 2), padding=(0, 3, 3))
+        stem = Conv3d(in_channels, f0, (1, 7, 7), stride=(step, 2, 2), padding=(0, 3, 3))
         self.downsample = nn.ModuleList([stem])
         for before, after in zip(widths, widths[1:], strict=False):
-            self.downsample.append(nn.Conv3d(before, after, (1, 2, 2), stride=(step, 2, 2)))
+            self.downsample.append(Conv3d(before, after, (1, 2, 2), stride=(step, 2, 2)))
         self.gscs = nn.ModuleList(GatedSpatialConv(width) for width in widths)
         self.stages = nn.ModuleList(
             nn.ModuleList(
@@ -82,7 +83,7 @@ class EMmamba(nn.Module):
         self.decoder3 = Up(f2, f1)
         self.decoder2 = Up(f1, f0)
         self.decoder1 = Residual(f0, f0)
-        self.out = nn.Conv3d(f0, out_channels, 1)
+        self.out = Conv3d(f0, out_channels, 1)
 
     def forward(self, crops: Tensor) -> Tensor:
         """Map crops to maps in (0, 1).
@@ -141,10 +142,11 @@ class EMmamba(nn.Module):
         for i, (down, gsc, layers, mlp) in enumerate(
             zip(self.downsample, self.gscs, self.stages, self.mlps, strict=True)
         ):
-            x = down(nn.functional.instance_norm(x) if i else x)
+            x = instance_norm(x) if i else x
             if not official:
-                x = torch.nn.functional.avg_pool3d(x, (2, 1, 1))
-            x = gsc(x)
+                # Before the convolution, which stays in the plane: half of its work.
+                x = (x[:, :, ::2] + x[:, :, 1::2]) * 0.5
+            x = gsc(down(x))
             # Paper: the release interleaves 5 chunks at every stage, whatever the sections are,
             # and has no residual around the Mamba layers.
             chunks = SECTION_CHUNKS if official else x.shape[2]
