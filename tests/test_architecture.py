@@ -14,8 +14,8 @@ FLOORS = [
     {"registry"},
     {"ops", "tokens", "volumes", "metrics", "train"},
     {"models", "data", "postprocess"},
-    {"objectives", "model_card", "figures"},
-    {"prepare", "pretrain", "finetune", "predict", "segment", "evaluate", "export"},
+    {"objectives", "model_card", "figures", "measure"},
+    {"prepare", "pretrain", "finetune", "predict", "segment", "evaluate", "export", "benchmark"},
     {"scaling"},
     {"show", "cli", "__main__", "__init__"},
 ]
@@ -24,12 +24,12 @@ FLOOR = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
 DOORS = {
     "yaml": {"config"},
     "deepspeed": {"train.engine"},
-    "mamba_ssm": {"ops.selective_scan"},
+    "mamba_ssm": {"ops.selective_scan", "ops.baselines"},
     "causal_conv1d": {"ops.causal_conv1d"},
     "webdataset": {"data.shards", "data.stream"},
     "h5py": {"volumes.hdf5"},
     "tifffile": {"volumes.tiff"},
-    "matplotlib": {"scaling.plot", "figures"},
+    "matplotlib": {"scaling.plot", "figures", "measure.picture"},
     "mpi4py": {"prepare"},
     "transformers": {"export"},
     "huggingface_hub": {"export"},
@@ -40,7 +40,9 @@ DOORS = {
     "safetensors": {"train.checkpoint"},
     "rich": {"train.runlog", "scaling.run", "scaling.process"},
 }
-VERBS = ("prepare", "pretrain", "finetune", "predict", "segment", "evaluate", "export")
+VERBS = (
+    "prepare", "pretrain", "finetune", "predict", "segment", "evaluate", "export", "benchmark",
+)  # fmt: skip
 
 
 def name_of(path):

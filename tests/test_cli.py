@@ -38,6 +38,8 @@ def test_every_flag_of_a_verb_is_explained(capsys, verb):
         (["pretrain", "--global-batch", "3", "--set", "zero=7", "--dry-run"], "valid: 0, 1, 2, 3"),
         (["scaling", "run", "no_such_study"], "no_such_study"),
         (["scaling", "go", "cpu_demo"], "invalid choice"),
+        (["benchmark"], "required: scan|step"),
+        (["benchmark", "scam"], "did you mean 'scan'"),
     ],
 )
 def test_a_wrong_request_is_one_line_with_code_2(capsys, words, hint):
@@ -70,6 +72,13 @@ def test_missing_data_is_one_line_with_code_4(capsys, words):
 def test_huge_can_be_planned_without_data(capsys):
     code, out, _ = call(capsys, "pretrain", "--size", "huge", "--dry-run")
     assert code == 0 and "1,008,908,931" in out and "memory_per_rank_GiB" in out
+
+
+def test_what_must_be_said_is_a_word_of_its_own(capsys):
+    code, out, _ = call(capsys, "benchmark", "step", "--size", "atto", "--dry-run")
+    assert code == 0 and "what: step" in out
+    assert main("benchmark", ["scan", "--size", "atto", "--dry-run"]) == 0
+    assert "what: scan" in capsys.readouterr().out
 
 
 def test_the_launchers_local_rank_is_ignored(capsys):

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from tokenunify_scale import __version__, show
 from tokenunify_scale.config import (
@@ -24,6 +24,7 @@ from tokenunify_scale.config import (
     override,
     to_dict,
 )
+from tokenunify_scale.ops.allocator import keep_freed_memory
 
 VERBS = {
     "prepare": "cut volumes into shards of training crops",
@@ -33,6 +34,7 @@ VERBS = {
     "segment": "turn affinities, or a volume and a model, into neurons",
     "evaluate": "score and draw a segmentation",
     "export": "write a Hugging Face folder",
+    "benchmark": "measure the scan, or a training step, beside the machine's limits",
 }
 PRINTERS = {"models": "list the networks", "status": "show a run folder"}
 
@@ -51,6 +53,7 @@ def main(verb: str | None = None, words: Sequence[str] | None = None) -> int:
     # DeepSpeed's launcher puts this word before the user's.
     typed = [word for word in typed if not word.startswith(("--local_rank=", "--local-rank="))]
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    keep_freed_memory()
     try:
         return _dispatch([verb, *typed] if verb else typed)
     except (ValueError, RuntimeError, OSError) as error:
@@ -157,6 +160,13 @@ def _parser(verb: str, config: type) -> argparse.ArgumentParser:
     for field in dataclasses.fields(config):
         if dataclasses.is_dataclass(hints[field.name]) and hints[field.name] is not Named:
             continue  # a section: its keys are set by --set
+        if field.default is dataclasses.MISSING and get_origin(hints[field.name]) is Literal:
+            # What must be said is a word of its own: tokenunify benchmark scan.
+            words = "|".join(get_args(hints[field.name]))
+            parser.add_argument(
+                f"field_{field.name}", metavar=words, help=_escape(docs[field.name])
+            )
+            continue
         flag = f"--{field.name.replace('_', '-')}"
         repeated = hints[field.name] in (tuple[str, ...], tuple[Path, ...])
         extra: dict[str, Any] = {"nargs": "+"} if repeated else {}

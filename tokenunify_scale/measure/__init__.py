@@ -1,0 +1,1 @@
+"""Measurements behind the verb benchmark: operations, layers and whole steps, side by side."""
