@@ -3,7 +3,7 @@
 from torch import Tensor
 
 REVERSE = -1
-STEPS = 32
+STEPS = 24
 """Steps of an order between the states that the CPU keeps for its backward pass."""
 
 
