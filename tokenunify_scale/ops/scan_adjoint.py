@@ -34,6 +34,7 @@ from tokenunify_scale.ops.scan_kernels import (
     padded,
     store_block,
 )
+from tokenunify_scale.ops.scan_sums import factor, store_columns, store_factors
 from tokenunify_scale.ops.simd import Lanes, Pointer, width
 from tokenunify_scale.ops.simd_math import fill, sigmoid
 from tokenunify_scale.ops.simd_memory import (
@@ -42,12 +43,11 @@ from tokenunify_scale.ops.simd_memory import (
     load,
     load_some,
     peek,
-    poke,
     prefetch,
     store,
     store_some,
 )
-from tokenunify_scale.ops.simd_totals import EIGHT, add_totals, finish_totals
+from tokenunify_scale.ops.simd_totals import EIGHT, add_totals
 
 SAVED = (2 * STEPS + 1) * BLOCK
 
@@ -184,53 +184,6 @@ def _store_gradients(lanes: Lanes, inputs: Pointer, own: Pointer, places: np.nda
     store(own, SHIFT_SUM * w, load(lanes, own, SHIFT_SUM * w) + shift_sum)
 
 
-@register_jitable
-def _factor(lanes: Lanes, inputs: Pointer, weights: Pointer, factors: Pointer, sums: Pointer,
-            rank: int, steps: int) -> None:
-    """From gradients of step sizes to those of their factors, and of the weight beside it."""
-    w = width(lanes)
-    for r in range(rank):
-        weight, total = load(lanes, weights, r * w), fill(lanes, 0.0)
-        for k in range(steps):
-            grad, i = load(lanes, inputs, (FIELDS * k + TO_RATE) * w), k * rank + r
-            total = total + grad * peek(factors, i)
-            store(sums, i * w, load(lanes, sums, i * w) + grad * weight)
-        store(weights, (rank + r) * w, load(lanes, weights, (rank + r) * w) + total)
-
-
-@register_jitable
-def _store_factors(lanes: Lanes, sums: Pointer, totals: Pointer, places: np.ndarray,
-                   ddelta: np.ndarray, group: int, b: int, steps: int, rank: int) -> None:
-    """Gradients of factors of a piece; ``totals`` is free memory."""
-    w = width(lanes)
-    for i in range(0, steps * rank, EIGHT):
-        for j in range(0, max(EIGHT, w), w):
-            store(totals, j, fill(lanes, 0.0))
-        v0, v1, v2, v3 = load_block(lanes, sums, i)
-        v4, v5, v6, v7 = load_block(lanes, sums, i + BLOCK)
-        add_totals(lanes, totals, v0, v1, v2, v3, v4, v5, v6, v7)
-        finish_totals(lanes, totals)
-        for j in range(min(EIGHT, steps * rank - i)):
-            place = at(ddelta, (group, b, places[(i + j) // rank], (i + j) % rank))
-            poke(place, 0, peek(totals, j))
-
-
-@register_jitable
-def _store_columns(lanes: Lanes, sums: Pointer, places: np.ndarray, dB: np.ndarray, dC: np.ndarray,
-                   group: int, b: int, steps: int, row: int) -> None:
-    """Gradients of B and C of a piece, and sums back to zero."""
-    size = max(EIGHT, width(lanes))
-    for k in range(steps):
-        for block in range(row // BLOCK):
-            own = beyond(sums, (k * (row // BLOCK) + block) * size)
-            finish_totals(lanes, own)
-            to_b = at(dB, (group, b, places[k], BLOCK * block))
-            to_c = at(dC, (group, b, places[k], BLOCK * block))
-            for n in range(min(BLOCK, dB.shape[3] - BLOCK * block)):
-                poke(to_b, n, peek(own, n))
-                poke(to_c, n, peek(own, BLOCK + n))
-
-
 def scan_backward(lanes: Lanes, u: np.ndarray, delta: np.ndarray, A: np.ndarray, B: np.ndarray,
                   C: np.ndarray, D: np.ndarray, z: np.ndarray, bias: np.ndarray, weight: np.ndarray,
                   states: np.ndarray, dy: np.ndarray, du: np.ndarray, ddelta: np.ndarray,
@@ -294,9 +247,9 @@ def scan_backward(lanes: Lanes, u: np.ndarray, delta: np.ndarray, A: np.ndarray,
                     _retreat(lanes, inputs, own, saved, sums, columns, row, first, steps)
                 _store_gradients(lanes, inputs, own, places, u, z, dy, du, ddelta, dz, b, steps, e,
                                  count, rank, softplus_delta, add)
-                _factor(lanes, inputs, weights, factors, factor_sums, rank, steps)
-            _store_factors(lanes, factor_sums, saved, places, dfactor, group, b, steps, rank)
-            _store_columns(lanes, sums, places, dB, dC, group, b, steps, row)
+                factor(lanes, inputs, weights, factors, factor_sums, rank, steps)
+            store_factors(lanes, factor_sums, saved, places, dfactor, group, b, steps, rank)
+            store_columns(lanes, sums, places, dB, dC, group, b, steps, row)
         for v in range(vectors):
             e, own = e_first + v * w, at(scratch, (v * block,))
             for n in range(n_states):
