@@ -159,7 +159,13 @@ def start_harness(tmp_path, out):
     path = os.pathsep.join([str(tmp_path), root])
     words = [sys.executable, "-c", HARNESS, json.dumps(RECIPE), str(out)]
     env = {**os.environ, "PYTHONPATH": path}
-    return subprocess.Popen(words, env=env, stdout=subprocess.PIPE, text=True)
+
+    def heed() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job would ignore it
+
+    return subprocess.Popen(
+        words, env=env, stdout=subprocess.PIPE, text=True, preexec_fn=heed
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
