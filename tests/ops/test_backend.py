@@ -67,7 +67,12 @@ def test_a_backend_of_another_device_is_refused(device, name):
         backend.choose(device, name)
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda", "meta"])
+@pytest.mark.parametrize("name", ["auto", "cuda", "cpu", "chunked", "reference"])
+def test_shapes_alone_need_no_kernel_whatever_is_asked_for(no_numba, name):
+    assert backend.choose("meta", name).name == "cpu"
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("name", ["chunked", "reference"])
 def test_plain_torch_runs_on_any_device(device, name):
     assert backend.choose(device, name) == (name, "asked for by the argument backend", False)

@@ -94,6 +94,16 @@ def test_nan_in_any_input_reaches_the_output(which):
     assert tri_mamba(*given, chunks=6).isnan().any()
 
 
+@pytest.mark.parametrize("backend", ["cpu", "chunked", "reference"])
+def test_shapes_alone_are_enough_to_plan(monkeypatch, backend):
+    monkeypatch.setenv("TOKENUNIFY_SCAN_BACKEND", backend)
+    given = [x.to("meta").requires_grad_() for x in inputs()]
+    y = tri_mamba(*given, chunks=6)
+    assert y.shape == (2, 66, 20) and y.is_meta
+    y.sum().backward()
+    assert all(x.grad.shape == x.shape for x in given)
+
+
 def test_wrong_shapes_are_refused_by_name():
     given = inputs()
     with pytest.raises(ValueError, match=r"interleave=5 does not divide the length 66"):

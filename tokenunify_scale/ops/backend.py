@@ -46,6 +46,8 @@ def choose(device_type: str, requested: str = "auto") -> Choice:
         word, place = os.environ[VARIABLE], f"the environment variable {VARIABLE}"
     if word not in get_args(Backend):
         raise ConfigError(f"{place} says {word!r}; valid: {', '.join(get_args(Backend))}")
+    if device_type == "meta":
+        return Choice("cpu", "only shapes are wanted, which need no kernel")
     if word in ("chunked", "reference"):
         return Choice(word, f"asked for by {place}")
     on_cuda = device_type == "cuda"

@@ -1,5 +1,6 @@
 """Mamba's causal depthwise convolution, one signature over four backends, along three orders."""
 
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -52,7 +53,8 @@ def _reference(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, code:
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     padded = torch.nn.functional.pad(visit(x.to(wide), code), (weight.shape[1] - 1, 0))
     shift = None if bias is None else bias.to(wide)
-    with torch.autocast(x.device.type, enabled=False):
+    casts = torch.amp.is_autocast_available(x.device.type)  # not to shapes alone
+    with torch.autocast(x.device.type, enabled=False) if casts else nullcontext():
         y = torch.nn.functional.conv1d(padded, weight.to(wide)[:, None], shift, groups=x.shape[1])
     y = torch.nn.functional.silu(y) if silu else y
     return unvisit(y, code).to(x.dtype)
