@@ -24,7 +24,7 @@ def inputs(batch=2, length=66, channels=20, states=5, rank=3, taps=4, dtype=torc
 
 def gradients(given, **options):
     """The output and the gradient of every input."""
-    leaves = [x.clone().requires_grad_() for x in given]
+    leaves = [x.detach().requires_grad_() for x in given]
     y = tri_mamba(*leaves, **options)
     towards = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y.dtype)
     return [y, *torch.autograd.grad(y, leaves, towards)]
@@ -76,6 +76,15 @@ def test_one_operation_equals_its_parts(dtype, tolerance, shape):
     assert fused[0].dtype == dtype
     for result, expected in zip(fused, parts, strict=True):
         assert (result - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+def test_any_strides_are_taken():
+    given = inputs()
+    strided = [given[0].transpose(1, 2).contiguous().transpose(1, 2), *given[1:]]
+    assert not strided[0].is_contiguous()
+    for result, expected in zip(gradients(strided, chunks=3), gradients(given, chunks=3),
+                                strict=True):
+        torch.testing.assert_close(result, expected)
 
 
 def test_threads_change_nothing_but_rounding(monkeypatch):

@@ -14,8 +14,8 @@ SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"
 def keep_freed_memory() -> bool:
     """Let freed blocks be used again without a page fault for every 4 KiB of them.
 
-    By default glibc returns every block above 32 MiB to the system, and zeroed pages come back: a
-    sixth of a training step on a CPU. What the user has set in the environment stands.
+    By default glibc returns every block above 32 MiB to the system, and zeroed pages come back.
+    What the user has set in the environment stands.
 
     Returns:
         Whether the setting was made: not with another C library, nor against the user's.

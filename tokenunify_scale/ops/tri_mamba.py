@@ -21,7 +21,7 @@ def tri_mamba(xz: Tensor, conv: Tensor, conv_bias: Tensor, x_proj: Tensor, dt_pr
     ``causal_conv1d`` and ``selective_scan``. Weights are stacked: forward, backward, sections.
 
     Args:
-        xz: [B, L, 2 E], what is scanned and then the gate.
+        xz: [B, L, 2 E], what is scanned and then the gate; any strides, contiguous is fastest.
         conv: [3, E, K], taps of the causal convolutions.
         conv_bias: [3, E].
         x_proj: [3, R + 2 N, E], from the convolved sequence to steps of rank R, B and C.
@@ -121,8 +121,8 @@ def _mix_backward(dy: Tensor, xz: Tensor, conv: Tensor, conv_bias: Tensor, x_pro
 @_mix_backward.register_fake
 def _mix_backward_fake(dy, xz, conv, conv_bias, x_proj, dt_proj, dt_bias, A, D, u, selected,
                        before, chunks):
-    given = (xz, conv, conv_bias, x_proj, dt_proj, dt_bias, A, D)
-    return tuple(torch.empty_like(x) for x in given)
+    weights = (conv, conv_bias, x_proj, dt_proj, dt_bias, A, D)
+    return xz.new_empty(xz.shape), *(torch.empty_like(x) for x in weights)
 
 
 def _remember(ctx, inputs, output) -> None:

@@ -53,7 +53,7 @@ def backward(dy: Tensor, xz: Tensor, conv: Tensor, conv_bias: Tensor, x_proj: Te
     """Gradients of xz and of the weights, each of its input's shape and type."""
     states, rank = A.shape[2], dt_proj.shape[2]
     x, z = xz.transpose(1, 2).chunk(2, 1)
-    dxz, dselected = torch.empty_like(xz), torch.empty_like(selected[0])
+    dxz, dselected = xz.new_empty(xz.shape), torch.empty_like(selected[0])  # contiguous, both
     dx, dz = dxz.chunk(2, -1)
     ddt, db, dc = dselected.split([rank, states, states], -1)
     gradients = [torch.empty_like(w) for w in (conv, conv_bias, x_proj, dt_proj, dt_bias, A, D)]
