@@ -10,7 +10,6 @@ from tokenunify_scale.models.emmamba import (
     SMALL_SIZES,
     EMmamba,
     EMmambaConfig,
-    legal_size,
 )
 
 # Source: Table 6; component totals as measured on the paper's release.
@@ -29,9 +28,9 @@ CROP = (16, 16, 32)
 OFFICIAL_CROP = (16, 16, 80)
 
 
-def network(preset: str = "default", **options) -> EMmamba:
+def network(preset: str = "default", habits: dict | None = None, **options) -> EMmamba:
     torch.manual_seed(0)
-    config = EMmambaConfig(features=(2, 2, 4, 4), hidden=4, preset=preset)
+    config = EMmambaConfig(features=(2, 2, 4, 4), hidden=4, preset=preset, **(habits or {}))
     return EMmamba(config, **options).eval()
 
 
@@ -157,7 +156,7 @@ def test_by_default_any_crop_will_do(sides):
     model, crop = network(), noise(*sides)
     output = model(crop)
     assert output.shape == (1, 3, *sides) and output.isfinite().all()
-    padded = legal_size(sides)
+    padded = model.legal(sides)
     expected = [tuple(side // 2**i for side in padded) for i in range(1, 5)]
     assert [tuple(map_.shape[2:]) for map_ in model.features(crop)] == expected
 
@@ -188,16 +187,70 @@ def test_a_side_too_short_to_reflect_is_repeated():
     ],
 )
 def test_legal_sizes_are_multiples_of_16_with_more_than_one_voxel_at_the_bottleneck(sides, legal):
-    assert legal_size(sides) == legal
+    assert network().legal(sides) == legal
+
+
+@pytest.mark.parametrize(
+    "sides, legal",
+    [
+        ((16, 160, 160), (16, 160, 160)),
+        ((16, 64, 64), (16, 64, 80)),
+        ((16, 128, 64), (16, 128, 80)),
+        ((16, 64, 128), (16, 64, 160)),
+        ((80, 16, 16), (80, 16, 16)),
+        ((5, 33, 47), (16, 48, 80)),
+    ],
+)
+def test_legal_sizes_of_the_official_preset_split_into_five_chunks_too(sides, legal):
+    assert network("official").legal(sides) == legal
 
 
 @pytest.mark.parametrize("sides", [(5, 33, 47), (16, 64, 64), (15, 160, 160)])
 def test_the_official_preset_refuses_what_the_release_cannot_take(sides):
     model = network("official")
     for call in (model, model.features):
-        with pytest.raises(ValueError, match="the official preset needs sides that are") as caught:
+        with pytest.raises(ValueError, match="needs sides that are multiples of 16") as caught:
             call(noise(*sides))
-        assert str(sides) in str(caught.value)
+        assert str(sides) in str(caught.value) and str(model.legal(sides)) in str(caught.value)
+
+
+REPAIRS = {"sections": "stride", "mixing": "plain", "interleave": "fifths", "crops": "exact"}
+
+
+def test_all_four_habits_of_the_release_make_the_official_preset():
+    one_by_one, official = network(habits=REPAIRS), network("official")
+    assert one_by_one.habits == official.habits
+    official.load_state_dict(one_by_one.state_dict())
+    with torch.inference_mode():
+        assert torch.equal(one_by_one(noise(*OFFICIAL_CROP)), official(noise(*OFFICIAL_CROP)))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("habit", ["sections", "mixing", "interleave"])
+def test_each_repair_can_be_taken_back_alone_and_changes_what_is_computed(habit):
+    default, changed = network(), network(habits={habit: REPAIRS[habit]})
+    crop = noise(*OFFICIAL_CROP)
+    assert (default(crop) - changed(crop)).abs().max() > 1e-5
+    assert changed(noise(5, 33, 47)).shape == (1, 3, 5, 33, 47)
+
+
+def test_without_padding_other_sides_are_refused_and_legal_ones_give_the_same():
+    default, exact = network(), network(habits={"crops": "exact"})
+    with torch.inference_mode():
+        assert torch.equal(default(noise(*CROP)), exact(noise(*CROP)))
+    with pytest.raises(ConfigError, match="model.crops=padded"):
+        exact(noise(5, 33, 47))
+
+
+@torch.inference_mode()
+def test_the_official_preset_takes_any_crop_once_padding_is_asked_for():
+    model = network("official", habits={"crops": "padded"})
+    assert model(noise(16, 64, 64)).shape == (1, 3, 16, 64, 64)
+
+
+def test_an_even_skip_kernel_is_refused():
+    with pytest.raises(ValueError, match="odd and >= 1, got 4"):
+        EMmambaConfig(features=(2, 2, 4, 4), hidden=4, skip_kernel=4)
 
 
 @pytest.mark.parametrize("preset", ["default", "official"])

@@ -67,16 +67,17 @@ class LateralMLP(nn.Module):
 
 
 class Residual(nn.Module):
-    """Two in-plane (1x5x5) convolutions with instance norm and a shortcut.
+    """Two in-plane convolutions with instance norm and a shortcut.
 
-    Source: Fig. 8; kernel and norms as in the release.
+    Source: Fig. 8; kernel (1x5x5) and norms as in the release.
     """
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, *, kernel: int = 5) -> None:
         """The shortcut is a pointwise convolution where the channel count changes."""
         super().__init__()
-        self.conv1 = Conv3d(inputs, outputs, (1, 5, 5), padding=(0, 2, 2), bias=False)
-        self.conv2 = Conv3d(outputs, outputs, (1, 5, 5), padding=(0, 2, 2), bias=False)
+        sides, padding = (1, kernel, kernel), (0, kernel // 2, kernel // 2)
+        self.conv1 = Conv3d(inputs, outputs, sides, padding=padding, bias=False)
+        self.conv2 = Conv3d(outputs, outputs, sides, padding=padding, bias=False)
         self.conv3 = Conv3d(inputs, outputs, 1, bias=False) if inputs != outputs else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,11 +90,11 @@ class Residual(nn.Module):
 class Up(nn.Module):
     """Double all sides, concatenate the skip feature, and refine. Source: Fig. 8."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, *, kernel: int = 5) -> None:
         """``inputs`` channels from below, ``outputs`` from the skip and out."""
         super().__init__()
         self.transp_conv = Double(inputs, outputs)
-        self.conv_block = Residual(2 * outputs, outputs)
+        self.conv_block = Residual(2 * outputs, outputs, kernel=kernel)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """[B, inputs, D, H, W] and the skip [B, outputs, 2D, 2H, 2W] to the skip's shape."""

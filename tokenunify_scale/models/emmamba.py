@@ -1,6 +1,7 @@
 """EMmamba: a 3-D U-Net whose encoder stages are Mamba layers, in the paper's sizes and below."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import torch
@@ -9,11 +10,37 @@ from torch import Tensor, nn
 from tokenunify_scale.config import ConfigError
 from tokenunify_scale.models.blocks import Conv3d, GatedSpatialConv, LateralMLP, Residual, Up
 from tokenunify_scale.models.mamba import MambaLayer
+from tokenunify_scale.models.padding import pad_to, round_up
 from tokenunify_scale.ops.instance_norm import instance_norm
 from tokenunify_scale.registry import MODELS
 
+Triple = tuple[int, int, int]
 STRIDE = 16  # of the bottleneck against the input, along every axis
-SECTION_CHUNKS = 5  # the release's nslices
+FIFTHS = 5  # chunks of the release's third scan
+SCALES = (2, 4, 8, 16)  # of the stages against the input
+
+
+@dataclass(frozen=True)
+class Habits:
+    """The four things that the release does and we do otherwise; none changes a parameter."""
+
+    sections: Literal["mean", "stride"]
+    """How a stage halves its sections: the mean of each pair, or every second one unseen."""
+
+    mixing: Literal["residual", "plain"]
+    """Whether a Mamba layer is added to its input or takes its place."""
+
+    interleave: Literal["sections", "fifths"]
+    """What the third scan interleaves: the sections of a stage, or five chunks everywhere."""
+
+    crops: Literal["padded", "exact"]
+    """Whether a crop of other sides is padded or refused."""
+
+
+PRESETS = {
+    "default": Habits("mean", "residual", "sections", "padded"),
+    "official": Habits("stride", "plain", "fifths", "exact"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,14 +62,37 @@ class EMmambaConfig:
     kernel: int = 4
     """Taps of the causal convolution."""
 
+    skip_kernel: int = 5
+    """Side of the in-plane kernels of skip encoders and decoder, an odd number."""
+
     preset: Literal["default", "official"] = "default"
     """``official`` is the release to the letter; ``default`` mends what it gets wrong."""
 
+    sections: Literal["mean", "stride"] | None = None
+    """How sections are halved: mean of each pair, or every second one unseen; else by preset."""
+
+    mixing: Literal["residual", "plain"] | None = None
+    """Whether Mamba layers have a residual around them; else by preset."""
+
+    interleave: Literal["sections", "fifths"] | None = None
+    """What the third scan interleaves: sections, or five chunks at every stage; else by preset."""
+
+    crops: Literal["padded", "exact"] | None = None
+    """What becomes of crops of other sides: padded, or refused; else by preset."""
+
     def __post_init__(self) -> None:
-        """Refuse empty layers."""
+        """Refuse empty layers, and kernels without a middle."""
         counts = (*self.features, self.hidden, *self.depths, self.state, self.kernel)
         if min(counts) < 1:
             raise ValueError(f"features, hidden, depths, state and kernel must be >= 1: {counts}")
+        if self.skip_kernel < 1 or self.skip_kernel % 2 == 0:
+            raise ValueError(f"skip_kernel must be odd and >= 1, got {self.skip_kernel}")
+
+    @property
+    def habits(self) -> Habits:
+        """What the preset says, where no field of this config says otherwise."""
+        said = {f.name: getattr(self, f.name) for f in fields(Habits)}
+        return replace(PRESETS[self.preset], **{k: v for k, v in said.items() if v is not None})
 
 
 class EMmamba(nn.Module):
@@ -51,16 +101,18 @@ class EMmamba(nn.Module):
     Source: Fig. 8 and Table 6; layers as measured in the paper's release. Module names follow it.
     """
 
+    margin = (0, 0, 0)
+
     def __init__(
         self, config: EMmambaConfig, *, in_channels: int = 1, out_channels: int = 3
     ) -> None:
         """Build the layers; allocates nothing under ``torch.device("meta")``."""
         super().__init__()
-        self.config = config
+        self.config, self.habits = config, config.habits
         f0, f1, f2, f3 = widths = config.features
         # Paper: the release strides sections by 2 with a kernel of 1, so odd sections are never
         # seen. Default: stride in the plane only, of the mean of each pair of sections.
-        step = 2 if config.preset == "official" else 1
+        step = 2 if self.habits.sections == "stride" else 1
         stem = Conv3d(in_channels, f0, (1, 7, 7), stride=(step, 2, 2), padding=(0, 3, 3))
         self.downsample = nn.ModuleList([stem])
         for before, after in zip(widths, widths[1:], strict=False):
@@ -73,16 +125,17 @@ class EMmamba(nn.Module):
             for width, depth in zip(widths, config.depths, strict=True)
         )
         self.mlps = nn.ModuleList(LateralMLP(width) for width in widths)
-        self.encoder1 = Residual(in_channels, f0)
-        self.encoder2 = Residual(f0, f1)
-        self.encoder3 = Residual(f1, f2)
-        self.encoder4 = Residual(f2, f3)
-        self.encoder5 = Residual(f3, config.hidden)
-        self.decoder5 = Up(config.hidden, f3)
-        self.decoder4 = Up(f3, f2)
-        self.decoder3 = Up(f2, f1)
-        self.decoder2 = Up(f1, f0)
-        self.decoder1 = Residual(f0, f0)
+        side = config.skip_kernel
+        self.encoder1 = Residual(in_channels, f0, kernel=side)
+        self.encoder2 = Residual(f0, f1, kernel=side)
+        self.encoder3 = Residual(f1, f2, kernel=side)
+        self.encoder4 = Residual(f2, f3, kernel=side)
+        self.encoder5 = Residual(f3, config.hidden, kernel=side)
+        self.decoder5 = Up(config.hidden, f3, kernel=side)
+        self.decoder4 = Up(f3, f2, kernel=side)
+        self.decoder3 = Up(f2, f1, kernel=side)
+        self.decoder2 = Up(f1, f0, kernel=side)
+        self.decoder1 = Residual(f0, f0, kernel=side)
         self.out = Conv3d(f0, out_channels, 1)
 
     def forward(self, crops: Tensor) -> Tensor:
@@ -90,13 +143,13 @@ class EMmamba(nn.Module):
 
         Args:
             crops: [B, C, D, H, W], float in [0, 1]. Any sides in the default preset (padded by
-                reflection to a legal size and cropped back); multiples of 16 in the official one.
+                reflection to legal ones and cropped back); in the official one legal sides only.
 
         Returns:
             [B, out_channels, D, H, W].
 
         Raises:
-            ConfigError: the official preset cannot take these sides.
+            ConfigError: crops are to be exact, and these sides are not legal.
         """
         sides = crops.shape[2:]
         padded = self._pad(crops)
@@ -136,55 +189,53 @@ class EMmamba(nn.Module):
             for name, modules in parts.items()
         }
 
+    def legal(self, sides: Triple) -> Triple:
+        """The smallest sides (z, y, x) at least as large that need no padding.
+
+        Multiples of 16, more than one voxel at the bottleneck, which instance norm needs, and a
+        multiple of five tokens at every stage where five chunks are interleaved.
+        """
+        z, y, x = round_up(sides, to=(STRIDE, STRIDE, STRIDE))
+        if (z, y, x) == (STRIDE, STRIDE, STRIDE):
+            x = 2 * STRIDE
+        if self.habits.interleave == "sections" or z * y * x % (FIFTHS * STRIDE**3) == 0:
+            return z, y, x
+        step = FIFTHS * STRIDE
+        wider = round_up((z, y, x), to=(STRIDE, STRIDE, step))
+        taller = round_up((z, y, x), to=(STRIDE, step, STRIDE))
+        return min(wider, taller, key=math.prod)
+
     def _encode(self, x: Tensor) -> list[Tensor]:
-        official = self.config.preset == "official"
         laterals = []
         for i, (down, gsc, layers, mlp) in enumerate(
             zip(self.downsample, self.gscs, self.stages, self.mlps, strict=True)
         ):
             x = instance_norm(x) if i else x
-            if not official:
+            if self.habits.sections == "mean":
                 # Before the convolution, which stays in the plane: half of its work.
                 x = (x[:, :, ::2] + x[:, :, 1::2]) * 0.5
             x = gsc(down(x))
             # Paper: the release interleaves 5 chunks at every stage, whatever the sections are,
             # and has no residual around the Mamba layers.
-            chunks = SECTION_CHUNKS if official else x.shape[2]
+            chunks = x.shape[2] if self.habits.interleave == "sections" else FIFTHS
             for layer in layers:
-                x = layer(x, chunks=chunks, residual=not official)
+                x = layer(x, chunks=chunks, residual=self.habits.mixing == "residual")
             laterals.append(mlp(x))
         return laterals
 
     def _pad(self, crops: Tensor) -> Tensor:
-        """Reflect (or repeat, where a side is too short to reflect) up to a legal size."""
+        """Pad to legal sides, or refuse others."""
         sides = tuple(crops.shape[2:])
-        if self.config.preset == "official":
-            tokens = [sides[0] * sides[1] * sides[2] // 8**i for i in range(1, 5)]
-            if any(s % STRIDE for s in sides) or any(t % SECTION_CHUNKS for t in tokens):
-                raise ConfigError(
-                    f"crop {sides}: the official preset needs sides that are multiples of {STRIDE} "
-                    f"and stages of a multiple of {SECTION_CHUNKS} tokens, found {tokens}; "
-                    "use the default preset or a crop such as (16, 160, 160)"
-                )
-            return crops
-        legal = legal_size(sides)
-        if legal == sides:
-            return crops
-        extra = [target - side for target, side in zip(legal, sides, strict=True)]
-        short = any(add >= side for add, side in zip(extra, sides, strict=True))
-        amounts = [amount for add in reversed(extra) for amount in (0, add)]
-        return nn.functional.pad(crops, amounts, mode="replicate" if short else "reflect")
-
-
-def legal_size(sides: tuple[int, int, int]) -> tuple[int, int, int]:
-    """The smallest legal size (z, y, x) in voxels that is at least ``sides``.
-
-    Multiples of 16, and more than one voxel at the bottleneck, which instance norm needs.
-    """
-    legal = [-(-side // STRIDE) * STRIDE for side in sides]
-    if all(side == STRIDE for side in legal):
-        legal[2] = 2 * STRIDE
-    return tuple(legal)
+        legal = self.legal(sides)
+        if self.habits.crops == "exact" and legal != sides:
+            tokens = [math.prod(sides) // scale**3 for scale in SCALES]
+            fifths = self.habits.interleave == "fifths"
+            also = f", and stages of a multiple of {FIFTHS} tokens, not {tokens}" if fifths else ""
+            raise ConfigError(
+                f"crop {sides}: {self.config.preset} preset with exact crops needs sides that are "
+                f"multiples of {STRIDE}{also}; nearest above: {legal}, or set model.crops=padded"
+            )
+        return pad_to(crops, legal)
 
 
 SIZES = {
