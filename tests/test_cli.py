@@ -109,11 +109,6 @@ def test_a_mistake_in_a_recipe_is_named_with_its_line(capsys, tmp_path):
     assert code == 2 and f"optim.lr ({recipe}:3) is 'fast', expected float" in err
 
 
-def test_models_lists_exact_totals(capsys):
-    code, out, _ = call(capsys, "models")
-    assert code == 0 and "1,008,908,931  Table 6" in out and "not in the paper" in out
-
-
 def test_status_of_a_finished_run(capsys, pretrained, tmp_path):
     code, out, _ = call(capsys, "status", pretrained)
     assert code == 0 and "state: finished" in out and "emmamba_atto" in out

@@ -4,49 +4,73 @@ import torch
 from torch import nn
 
 from tokenunify_scale.cli import main
-from tokenunify_scale.predict import blending_window, predict_array
+from tokenunify_scale.models.tiling import windows
+from tokenunify_scale.predict import predict_array
 from tokenunify_scale.train.runlog import read_result
+from tokenunify_scale.volumes.geometry import Box
 from tokenunify_scale.volumes.hdf5 import read_hdf5
 
 CPU = torch.device("cpu")
 
 
 class Local(nn.Module):
-    """Looks at one voxel and its neighbours, so that tiles agree away from their borders."""
+    """Looks at ``reach`` voxels around each; pads with zeros, or predicts that much less."""
 
-    def __init__(self):
+    def __init__(self, reach=1, padding=1):
         super().__init__()
-        self.conv = nn.Conv3d(1, 3, 3, padding=1)
+        torch.manual_seed(0)
+        self.conv = nn.Conv3d(1, 3, 1 + 2 * reach, padding=padding)
+        self.margin = (reach - padding,) * 3
+
+    def legal(self, sides):
+        return tuple(sides)
 
     def forward(self, crops):
         return torch.sigmoid(self.conv(crops))
 
 
+def predicted(model, raw, *, tile, overlap, batch=2, inside=None):
+    inside = inside or Box.of(raw.shape)
+    look = windows(model, tile=tile, overlap=overlap, shape=inside.shape)
+    return predict_array(model, raw, inside=inside, look=look, batch=batch, device=CPU)
+
+
 def test_tiling_does_not_change_a_pointwise_prediction():
     raw = np.random.default_rng(0).integers(0, 255, (9, 40, 50), dtype=np.uint8)
-    model = nn.Sequential(nn.Conv3d(1, 3, 1), nn.Sigmoid())
-    settings = {"overlap": (2, 4, 4), "batch": 2, "device": CPU}
-    tiled = predict_array(model, raw, tile=(4, 16, 16), **settings)
-    whole = predict_array(model, raw, tile=(9, 40, 50), **settings)
+    model = Local(reach=0, padding=0)
+    tiled = predicted(model, raw, tile=(4, 16, 16), overlap=(2, 4, 4))
+    whole = predicted(model, raw, tile=(9, 40, 50), overlap=(2, 4, 4))
     assert tiled.shape == (3, 9, 40, 50) and tiled.dtype == np.float32
     np.testing.assert_allclose(tiled, whole, atol=1e-6)
 
 
 def test_tile_borders_blend_where_the_network_looks_around():
     raw = np.random.default_rng(0).integers(0, 255, (8, 48, 48), dtype=np.uint8)
-    torch.manual_seed(0)
-    model, settings = Local(), {"batch": 3, "device": CPU}
-    tiled = predict_array(model, raw, tile=(8, 24, 24), overlap=(0, 12, 12), **settings)
-    whole = predict_array(model, raw, tile=(8, 48, 48), overlap=(0, 0, 0), **settings)
+    model = Local()
+    tiled = predicted(model, raw, tile=(8, 24, 24), overlap=(0, 12, 12), batch=3)
+    whole = predicted(model, raw, tile=(8, 48, 48), overlap=(0, 0, 0))
     # A voxel in the middle of a tile weighs far more than one at a tile's border.
     assert np.abs(tiled - whole).max() < 0.1 * np.abs(whole - 0.5).max() + 0.05
     np.testing.assert_allclose(tiled[:, 2:6, 5:7, 5:7], whole[:, 2:6, 5:7, 5:7], atol=1e-6)
 
 
-def test_the_window_is_highest_in_the_middle_and_nowhere_zero():
-    window = blending_window((4, 9, 9))
-    assert window.shape == (4, 9, 9) and window.min() > 0
-    assert window[:, 4, 4].min() == window.max(axis=(1, 2)).min()
+def test_a_network_that_predicts_less_than_it_sees_sees_the_neighbours_of_its_tile():
+    raw = np.random.default_rng(0).integers(0, 255, (8, 30, 34), dtype=np.uint8)
+    model = Local(reach=2, padding=0)
+    tiled = predicted(model, raw, tile=(9, 14, 13), overlap=None)
+    mirrored = torch.from_numpy(np.pad(raw, 2, mode="reflect"))[None, None].float() / 255
+    with torch.inference_mode():
+        whole = model(mirrored)[0].numpy()
+    assert tiled.shape == (3, 8, 30, 34)
+    np.testing.assert_allclose(tiled, whole, atol=1e-6)
+
+
+def test_a_part_of_an_array_is_predicted_with_what_lies_around_it():
+    raw = np.random.default_rng(0).integers(0, 255, (12, 30, 34), dtype=np.uint8)
+    model, inside = Local(reach=2, padding=0), Box((4, 0, 5), (8, 30, 30))
+    whole = predicted(model, raw, tile=(9, 14, 13), overlap=None)
+    part = predicted(model, raw, tile=(9, 14, 13), overlap=None, inside=inside)
+    np.testing.assert_allclose(part, whole[(slice(None), *inside.slices)], atol=1e-6)
 
 
 def test_affinities_carry_their_convention(finetuned, demo, tmp_path):

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from tokenunify_scale import __version__, show
@@ -34,9 +35,10 @@ VERBS = {
     "segment": "turn affinities, or a volume and a model, into neurons",
     "evaluate": "score and draw a segmentation",
     "export": "write a Hugging Face folder",
+    "import-official": "turn a checkpoint of the paper's release into a run",
     "benchmark": "measure the scan, or a training step, beside the machine's limits",
 }
-PRINTERS = {"models": "list the networks", "status": "show a run folder"}
+PRINTERS = {"models": "list the networks and what they cost", "status": "show a run folder"}
 
 
 def main(verb: str | None = None, words: Sequence[str] | None = None) -> int:
@@ -90,14 +92,14 @@ def _dispatch(arguments: list[str]) -> int:
         command.add_arguments(parser)
         return command.main(parser.parse_args(rest))
     if verb in PRINTERS:
-        return show.models() if verb == "models" else _status(rest)
+        return _models(rest) if verb == "models" else _status(rest)
     if verb not in VERBS:
         raise ConfigError(f"unknown command {verb!r}: {did_you_mean(verb, verbs)}")
     return _run_verb(verb, rest)
 
 
 def _run_verb(verb: str, words: list[str]) -> int:
-    module = importlib.import_module(f"tokenunify_scale.{verb}")
+    module = _module(verb)
     parser = _parser(verb, module.Config)
     options = parser.parse_args(words)
     if options.list:
@@ -111,9 +113,13 @@ def _run_verb(verb: str, words: list[str]) -> int:
     return 0
 
 
+def _module(verb: str) -> ModuleType:
+    return importlib.import_module(f"tokenunify_scale.{verb.replace('-', '_')}")
+
+
 def _do(verb: str, request: Document | dict[str, Any], *, dry_run: bool) -> None:
     """Run one verb, or print what it would do."""
-    module = importlib.import_module(f"tokenunify_scale.{verb}")
+    module = _module(verb)
     config = build(module.Config, request, where=verb)
     if dry_run:
         print(dump_yaml({"config": to_dict(config), "plan": module.plan(config)}), end="")
@@ -160,12 +166,11 @@ def _parser(verb: str, config: type) -> argparse.ArgumentParser:
     for field in dataclasses.fields(config):
         if dataclasses.is_dataclass(hints[field.name]) and hints[field.name] is not Named:
             continue  # a section: its keys are set by --set
-        if field.default is dataclasses.MISSING and get_origin(hints[field.name]) is Literal:
+        choices = get_args(hints[field.name]) if get_origin(hints[field.name]) is Literal else ()
+        if field.metadata.get("word") or (choices and field.default is dataclasses.MISSING):
             # What must be said is a word of its own: tokenunify benchmark scan.
-            words = "|".join(get_args(hints[field.name]))
-            parser.add_argument(
-                f"field_{field.name}", metavar=words, help=_escape(docs[field.name])
-            )
+            word = "|".join(choices) or field.name.upper()
+            parser.add_argument(f"field_{field.name}", metavar=word, help=_escape(docs[field.name]))
             continue
         flag = f"--{field.name.replace('_', '-')}"
         repeated = hints[field.name] in (tuple[str, ...], tuple[Path, ...])
@@ -185,6 +190,13 @@ def _parser(verb: str, config: type) -> argparse.ArgumentParser:
         )
         parser.add_argument("--volume", metavar="VOLUME", help="what to predict on, with --model")
     return parser
+
+
+@dataclasses.dataclass(frozen=True)
+class _Crop:
+    """What ``models --crop`` takes."""
+
+    crop: tuple[int, int, int] | None = None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -219,6 +231,15 @@ def _request(config: type, options: argparse.Namespace) -> Document:
     return Document(data, document.path, lines)
 
 
+def _models(words: list[str]) -> int:
+    parser = _Parser(prog="tokenunify models", description="List the networks, and what they cost.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="these only; by default all")
+    parser.add_argument("--crop", metavar="Z,Y,X", help="cost of this crop, not the published one")
+    options = parser.parse_args(words)
+    crop = build(_Crop, {"crop": options.crop} if options.crop else {}, where="models").crop
+    return show.models(options.names, crop=crop)
+
+
 def _status(words: list[str]) -> int:
     parser = _Parser(prog="tokenunify status", description="Show a run folder.")
     parser.add_argument("run", help="run folder")
@@ -236,7 +257,7 @@ def _say(verb: str, config: Any, result: dict[str, Any]) -> None:
 
 def _overview() -> str:
     rows = {**VERBS, "scaling": "plan, run, collect, fit and draw a study", **PRINTERS}
-    lines = [f"  {name:10} {text}" for name, text in rows.items()]
+    lines = [f"  {name:15} {text}" for name, text in rows.items()]
     usage = (
         "usage: tokenunify COMMAND [--help] [--recipe FILE] [--set a.b=c] [--out DIR] [--dry-run]"
     )

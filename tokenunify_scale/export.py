@@ -11,10 +11,11 @@ from tokenunify_scale.config import DataError, to_dict
 from tokenunify_scale.data.affinities import NEAREST
 from tokenunify_scale.model_card import card
 from tokenunify_scale.models.load import load_model
+from tokenunify_scale.registry import MODELS
 from tokenunify_scale.train.checkpoint import Description, read_weights, save_weights
 from tokenunify_scale.train.runlog import RunFolder, read_result, write_atomically
 
-PROBE = (16, 64, 64)  # voxels of the crop on which source and export are compared
+PROBE = (16, 64, 64)  # voxels, at least, of the crop on which source and export are compared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,10 +88,11 @@ def hub_config(description: Description) -> dict[str, Any]:
         Architecture, channels, and what goes in and comes out.
     """
     facts = asdict(description)
+    architecture = MODELS.get(description.model["name"]).factory.__name__
     output = {"offsets": NEAREST, "axes": "czyx", "convention": "edge (p, p - offset)"}
     return {
-        "model_type": "emmamba",
-        "architectures": ["EMmamba"],
+        "model_type": architecture.lower(),
+        "architectures": [architecture],
         "library_name": "tokenunify_scale",
         **facts,
         "preprocessing": {"axes": "zyx", "scale": 1 / 255, "range": [0, 1]},
@@ -102,8 +104,9 @@ def hub_config(description: Description) -> dict[str, Any]:
 def compare(source: Path, exported: Path) -> float:
     """Largest absolute difference of two folders' networks on one random crop of fixed seed."""
     generator = torch.Generator().manual_seed(0)
-    crop = torch.rand(1, 1, *PROBE, generator=generator)
-    return float((load_model(source)(crop) - load_model(exported)(crop)).abs().max())
+    one, other = load_model(source), load_model(exported)
+    crop = torch.rand(1, 1, *one.legal(PROBE), generator=generator)
+    return float((one(crop) - other(crop)).abs().max())
 
 
 def _results(config: Config) -> tuple[dict[str, Any], dict[str, Any] | None]:

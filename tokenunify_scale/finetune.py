@@ -14,7 +14,14 @@ from tokenunify_scale.data.augment import AugmentConfig
 from tokenunify_scale.data.crops import LabelledCrops
 from tokenunify_scale.data.stream import batches
 from tokenunify_scale.models.count import cost
-from tokenunify_scale.models.load import build_chosen, choice, describe, start_from
+from tokenunify_scale.models.load import (
+    build_chosen,
+    choice,
+    describe,
+    start_from,
+    strategy_of,
+)
+from tokenunify_scale.models.published import published
 from tokenunify_scale.objectives import build_objective, out_channels
 from tokenunify_scale.objectives.affinity import AffinityConfig
 from tokenunify_scale.ops import backend
@@ -24,6 +31,7 @@ from tokenunify_scale.train.engine import join
 from tokenunify_scale.train.job import run_job
 from tokenunify_scale.train.loop import Training, deepspeed_config
 from tokenunify_scale.train.plan import training_plan
+from tokenunify_scale.volumes.geometry import Triple
 from tokenunify_scale.volumes.volume import open_volume, sections_box
 
 CHANNELS = 1
@@ -57,8 +65,9 @@ class Config(Training):
     out: Path = Path("runs/finetune")
     """The run folder; a run that was stopped there goes on."""
 
-    crop: tuple[int, int, int] = (16, 160, 160)
-    """Size (z, y, x) of a training crop in voxels."""
+    crop: tuple[int, int, int] | None = None
+    """Size (z, y, x) of a training crop in voxels; by default the one the network was published
+    with, 16x160x160 for emmamba."""
 
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Random changes of the crops."""
@@ -71,17 +80,18 @@ def plan(config: Config) -> dict[str, Any]:
         ConfigError: the request cannot be.
         DataError: volumes or initial weights are missing, damaged, or of different shapes.
     """
-    crops = _crops(config)
     model, _, start = _start(config)
+    network, crop = _shape(config, model)
+    crops = _crops(config, crop=crop, margin=network.margin)
     world = int(os.environ.get("WORLD_SIZE", "1"))
     settings = _settings(config, model, world=world)
-    with torch.device("meta"):
-        network = _network(model, config)
-    counted = cost(network, crop=config.crop, in_channels=CHANNELS)
+    counted = cost(network, crop=crop, in_channels=CHANNELS)
     return {
         "model": model.name,
         "init": f"{config.init} ({start.objective})" if start else "random",
         "data": f"{config.volume}, voxels {crops.box.start} to {crops.box.stop}",
+        "crop": list(crop),
+        "predicted_of_a_crop": list(crops.inner),
         "GMAC_per_crop": round(counted.gmac, 1),
         **training_plan(
             settings,
@@ -104,8 +114,9 @@ def run(config: Config) -> dict[str, Any]:
         DataError: volumes, initial weights or checkpoint are missing or damaged.
         DivergedError: the loss is not finite.
     """
-    crops = _crops(config)
     model, initial, start = _start(config)
+    network, crop = _shape(config, model)
+    crops = _crops(config, crop=crop, margin=network.margin)
     _settings(config, model, world=int(os.environ.get("WORLD_SIZE", "1")))
     world = join()
     settings = _settings(config, model, world=world.size)
@@ -142,14 +153,25 @@ def run(config: Config) -> dict[str, Any]:
     )
 
 
-def _crops(config: Config) -> LabelledCrops:
+def _shape(config: Config, model: Named) -> tuple[torch.nn.Module, Triple]:
+    """The network without memory, and the crop, once it is known that one takes the other."""
+    crop = config.crop or published(model.name).crop
+    with torch.device("meta"), torch.no_grad():
+        network = _network(model, config)
+        build_objective(config.objective, backbone=network, seed=config.seed)
+        network(torch.empty(1, CHANNELS, *crop))
+    return network, crop
+
+
+def _crops(config: Config, *, crop: Triple, margin: Triple) -> LabelledCrops:
     raw, labels = open_volume(config.volume), open_volume(config.labels)
     return LabelledCrops(
         raw,
         labels,
         box=sections_box(raw, config.sections),
-        crop=config.crop,
+        crop=crop,
         seed=config.seed,
+        margin=margin,
         augment=config.augment,
     )
 
@@ -172,4 +194,4 @@ def _network(model: Named, config: Config) -> torch.nn.Module:
 
 
 def _settings(config: Config, model: Named, *, world: int) -> dict[str, Any]:
-    return deepspeed_config(config, size=model.name.rpartition("_")[2], world=world)
+    return deepspeed_config(config, size=strategy_of(model.name), world=world)

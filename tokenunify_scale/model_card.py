@@ -1,9 +1,11 @@
 """Model cards from what was measured; "not measured" where nothing was."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
 from tokenunify_scale.config import dump_yaml
+from tokenunify_scale.models.published import published
 from tokenunify_scale.registry import MODELS
 
 UNKNOWN = "not measured"
@@ -45,20 +47,22 @@ def card(
     Raises:
         ConfigError: unknown model.
     """
+    entry = MODELS.get(model)
+    kind = "mamba" if model.startswith("emmamba_") else model.partition("_")[0]
     metadata = {
         "library_name": "tokenunify_scale",
         "pipeline_tag": "image-segmentation",
-        "tags": ["electron-microscopy", "connectomics", "3d", "mamba", "pytorch"],
+        "tags": ["electron-microscopy", "connectomics", "3d", kind, "pytorch"],
     }
     if scores:
         metadata["model-index"] = [_index(model, scores)]
     objective = trained["objective"] if trained else None
     text = template().format(
         title=f"{model}{f' ({objective})' if objective else ''}",
-        summary="A 3-D U-Net with Mamba layers for electron-microscopy volumes.",
+        summary=inspect.getdoc(entry.factory).splitlines()[0],
         model=model,
         parameters=f"{parameters:,}",
-        source=MODELS.get(model).source,
+        source=entry.source,
         training=_training(trained),
         output=_output(objective),
         data=_data(trained),
@@ -66,6 +70,7 @@ def card(
         results=_results(scores),
         limits=_limits(trained),
         usage=_usage(model, objective, folder),
+        architecture=published(model).cite,
     )
     return f"---\n{dump_yaml(metadata)}---\n{text}"
 
@@ -116,6 +121,8 @@ def _usage(model: str, objective: str | None, folder: str) -> str:
 def _data(trained: dict[str, Any] | None) -> str:
     if trained is None:
         return "None."
+    if trained["verb"] == "import_official":
+        return f"Not known: the weights come from a file of the paper's release.\n\n{LICENSES}"
     names = [trained.get("volume"), trained.get("labels"), *trained.get("shards", [])]
     return "\n".join([*(f"- `{name}`" for name in names if name), "", LICENSES])
 
@@ -123,6 +130,8 @@ def _data(trained: dict[str, Any] | None) -> str:
 def _procedure(trained: dict[str, Any] | None) -> str:
     if trained is None:
         return UNKNOWN.capitalize() + "."
+    if trained["verb"] == "import_official":
+        return f"Trained elsewhere; read from `{trained['file']}` (sha256 `{trained['sha256']}`)."
     return (
         f"{trained['steps']} steps, {trained['crops_seen']} crops, seed {trained['seed']}, "
         f"{trained['world']} rank(s), {trained['seconds']:.0f} s of wall time. The run folder's "
@@ -143,6 +152,8 @@ def _results(scores: dict[str, Any] | None) -> str:
 def _limits(trained: dict[str, Any] | None) -> str:
     if trained is None:
         return "No weights exist; the counts above are of the architecture."
+    if trained["verb"] == "import_official":
+        return "What the file's weights were trained on and how they do is not measured here."
     return (
         "Trained on what stands above and nothing else. How it does on other tissue, species, "
         "staining or voxel sizes is not measured."

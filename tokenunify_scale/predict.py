@@ -1,7 +1,6 @@
 """Predict a volume's affinities tile by tile, blended where tiles overlap."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,16 @@ from torch import nn
 from tokenunify_scale.config import ConfigError, to_dict
 from tokenunify_scale.data.affinities import NEAREST
 from tokenunify_scale.data.crops import find_mapping, read_gray
-from tokenunify_scale.models.load import load_model
+from tokenunify_scale.data.reflect import grow, read_reflected
+from tokenunify_scale.models.load import build_described, choice, load_model
+from tokenunify_scale.models.published import published
+from tokenunify_scale.models.tiling import Windows, blending_window, check_overlap, windows
 from tokenunify_scale.ops import backend
 from tokenunify_scale.train.checkpoint import read_description
 from tokenunify_scale.train.runlog import RunFolder, track
-from tokenunify_scale.volumes.geometry import Box, tiles
+from tokenunify_scale.volumes.geometry import Box, Triple, tiles
 from tokenunify_scale.volumes.hdf5 import write_hdf5
 from tokenunify_scale.volumes.volume import Volume, open_volume, sections_box
-
-WINDOW_SIGMA = 0.25  # of the blending window, as a share of the tile's side
-WINDOW_FLOOR = 1e-3  # so that a voxel only corners see still has a weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,19 +40,22 @@ class Config:
     out: Path = Path("runs/predict")
     """The run folder; affinities.h5 is written there."""
 
-    tile: tuple[int, int, int] = (16, 160, 160)
-    """Size (z, y, x) in voxels of what the network sees at once; best the training crop's."""
+    tile: Triple | None = None
+    """Size (z, y, x) in voxels of what the network sees at once; best the training crop's. By
+    default what it was published with, 16x160x160 for emmamba."""
 
-    overlap: tuple[int, int, int] = (4, 32, 32)
-    """Voxels (z, y, x) that neighbouring tiles share at least."""
+    overlap: Triple | None = None
+    """Voxels (z, y, x) that neighbouring predictions share at least; by default a quarter of the
+    tile's sections and a fifth of its other sides, 0 for a network that predicts less than it
+    sees."""
 
     batch: int = 1
     """Tiles computed at once."""
 
     def __post_init__(self) -> None:
         """Refuse an overlap that leaves no step, and empty batches."""
-        if any(o < 0 or o >= t for t, o in zip(self.tile, self.overlap, strict=True)):
-            raise ValueError(f"overlap {self.overlap} must be >= 0 and below tile {self.tile}")
+        if self.tile and self.overlap:
+            check_overlap(self.overlap, self.tile)
         if self.batch < 1:
             raise ValueError(f"batch must be >= 1, got {self.batch}")
 
@@ -65,12 +67,15 @@ def plan(config: Config) -> dict[str, Any]:
         ConfigError: the model does not predict affinities, or the sections are not there.
         DataError: volume or model are missing or damaged.
     """
-    volume, box = _open(config)
-    count = len(tiles(box.shape, tile=config.tile, overlap=config.overlap))
+    volume, box, look = _open(config)
+    count = len(tiles(box.shape, tile=look.tile, overlap=look.overlap))
     return {
         "volume": volume.path,
         "voxels": list(box.shape),
         "tiles": count,
+        "predicted_at_once": list(look.tile),
+        "overlap": list(look.overlap),
+        "seen_beyond_on_either_side": list(look.margin),
         "output_MiB": round(len(NEAREST) * math.prod(box.shape) * 4 / 2**20, 1),
     }
 
@@ -85,8 +90,9 @@ def run(config: Config) -> dict[str, Any]:
         ConfigError: the model does not predict affinities, or the sections are not there.
         DataError: volume or model are missing or damaged.
     """
-    volume, box = _open(config)
-    raw = read_gray(volume, box, mapping=find_mapping(volume))
+    volume, box, look = _open(config)
+    seen = grow(box, look.margin).intersect(Box.of(volume.shape))
+    raw = read_gray(volume, seen, mapping=find_mapping(volume))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     folder = RunFolder.create(
         config.out,
@@ -97,8 +103,8 @@ def run(config: Config) -> dict[str, Any]:
     affinities = predict_array(
         load_model(config.model).to(device),
         raw,
-        tile=config.tile,
-        overlap=config.overlap,
+        inside=box.shift(tuple(-start for start in seen.start)),
+        look=look,
         batch=config.batch,
         device=device,
     )
@@ -129,59 +135,52 @@ def predict_array(
     model: nn.Module,
     raw: np.ndarray,
     *,
-    tile: tuple[int, int, int],
-    overlap: tuple[int, int, int],
+    inside: Box,
+    look: Windows,
     batch: int,
     device: torch.device,
 ) -> np.ndarray:
-    """Blend a network's output over tiles that cover an array.
+    """Blend a network's output over tiles that cover a box of an array.
+
+    What the network sees beyond the array is mirrored at its faces.
 
     Args:
         model: on ``device``, in evaluation mode.
         raw: uint8 [D, H, W].
-        tile: size (z, y, x) in voxels, cut to the array's where that is smaller.
-        overlap: voxels (z, y, x) shared by neighbouring tiles.
+        inside: the box of it to predict.
+        look: as from ``windows``, for the shape of ``inside``.
         batch: tiles computed at once.
         device: where to compute.
 
     Returns:
-        float32 [C, D, H, W].
+        float32 [C, *inside.shape].
     """
-    boxes = tiles(raw.shape, tile=tile, overlap=overlap)
-    window = blending_window(boxes[0].shape)
+    boxes = tiles(inside.shape, tile=look.tile, overlap=look.overlap)
+    window = blending_window(look.tile)
     total: np.ndarray | None = None
-    weight = np.zeros(raw.shape, np.float32)
+    weight = np.zeros(inside.shape, np.float32)
+    whole = Box.of(raw.shape)
+
+    def seen(box: Box) -> np.ndarray:
+        box = grow(box.shift(inside.start), look.margin, end=look.extra)
+        return read_reflected(lambda part: raw[part.slices], box, within=whole)
+
     groups = [boxes[i : i + batch] for i in range(0, len(boxes), batch)]
     for group in track(groups, description="predict", unit="batch"):
-        crops = np.stack([raw[box.slices] for box in group])
+        crops = np.stack([seen(box) for box in group])
         inputs = torch.from_numpy(crops).to(device).unsqueeze(1).float() / 255
         outputs = model(inputs).float().cpu().numpy()
         if total is None:
-            total = np.zeros((outputs.shape[1], *raw.shape), np.float32)
+            total = np.zeros((outputs.shape[1], *inside.shape), np.float32)
         for box, output in zip(group, outputs, strict=True):
-            total[(slice(None), *box.slices)] += output * window
+            predicted = output[(slice(None), *Box.of(look.tile).slices)]
+            total[(slice(None), *box.slices)] += predicted * window
             weight[box.slices] += window
     return total / weight
 
 
-def blending_window(shape: Sequence[int]) -> np.ndarray:
-    """A Gaussian over a tile, highest in its middle, nowhere 0.
-
-    Args:
-        shape: (z, y, x) in voxels.
-
-    Returns:
-        float32 of that shape, values in (0, 1].
-    """
-    window = np.ones((), np.float32)
-    for side in shape:
-        place = (np.arange(side) + 0.5) / side - 0.5
-        window = window[..., None] * np.exp(-0.5 * (place / WINDOW_SIGMA) ** 2)
-    return np.maximum(window, WINDOW_FLOOR).astype(np.float32)
-
-
-def _open(config: Config) -> tuple[Volume, Box]:
-    """The volume and the part of it to predict, once the model is known to be fit for it."""
+def _open(config: Config) -> tuple[Volume, Box, Windows]:
+    """The volume, the part of it to predict, and how, once the model is known to be fit for it."""
     description = read_description(config.model)
     if description.objective != "affinity":
         raise ConfigError(
@@ -189,4 +188,9 @@ def _open(config: Config) -> tuple[Volume, Box]:
             "fine-tune it first"
         )
     volume = open_volume(config.volume)
-    return volume, sections_box(volume, config.sections)
+    box = sections_box(volume, config.sections)
+    chosen = choice(description)
+    with torch.device("meta"):
+        model = build_described(description)
+    tile = config.tile or published(chosen.name).crop
+    return volume, box, windows(model, tile=tile, overlap=config.overlap, shape=box.shape)

@@ -13,7 +13,8 @@ from tokenunify_scale.config import ConfigError, DataError, Named
 from tokenunify_scale.data.stream import Stream, batches
 from tokenunify_scale.models.count import cost
 from tokenunify_scale.models.emmamba import SIZES
-from tokenunify_scale.models.load import build_chosen, describe, parameters_of
+from tokenunify_scale.models.load import build_chosen, describe, parameters_of, strategy_of
+from tokenunify_scale.models.published import CROP
 from tokenunify_scale.objectives import build_objective
 from tokenunify_scale.objectives.tokenunify import TokenUnifyConfig
 from tokenunify_scale.ops import backend
@@ -25,7 +26,6 @@ from tokenunify_scale.train.loop import Training, deepspeed_config
 from tokenunify_scale.train.plan import training_plan
 
 CHANNELS = 1  # in and out: grey crops, reconstructed
-PAPER_CROP = (16, 160, 160)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +121,7 @@ def _crop(config: Config) -> tuple[tuple[int, int, int], str]:
     try:
         stream = Stream(config.shards, seed=config.seed, crop=config.crop)
     except DataError as error:
-        return config.crop or PAPER_CROP, f"not there yet ({error})"
+        return config.crop or CROP, f"not there yet ({error})"
     return stream.crop, f"{sum(stream.counts)} crops in {len(stream.counts)} folders"
 
 
@@ -136,5 +136,12 @@ def _check(config: Config, *, crop: tuple[int, int, int], world: int) -> dict[st
             raise ValueError(f"crop {crop} is one patch of {patch}: need 2 or more")
     except ValueError as error:
         raise ConfigError(f"objective {config.objective.name!r}: {error}") from None
-    size = config.model.name.rpartition("_")[2]
-    return deepspeed_config(config, size=size, world=world)
+    with torch.device("meta"), torch.no_grad():
+        network = build_chosen(config.model, in_channels=CHANNELS, out_channels=CHANNELS)
+        if any(network.margin):
+            raise ConfigError(
+                f"{config.model.name} predicts {network.margin} voxels less than it sees on either "
+                "side: it has no output for the patches there, so it can only be fine-tuned"
+            )
+        network(torch.empty(1, CHANNELS, *crop))
+    return deepspeed_config(config, size=strategy_of(config.model.name), world=world)

@@ -1,11 +1,17 @@
 """What only prints: the registries, the networks, run folders."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 from tokenunify_scale.config import ConfigError, dump_yaml
 from tokenunify_scale.registry import MODELS, OBJECTIVES, POSTPROCESS
 
+ROW = " {:>13} {:>9} {:>10} {:>8} {:>6} {:>11}  {}"
+LEGEND = (
+    "GMAC: one crop forward, in convolutions, linear maps, attention and scans. Activations: what\n"
+    "the backward pass of one crop keeps in fp32. Paper: Tables 1 and 6, and Figure 6's x-axis."
+)
 LISTS = {"model": MODELS, "objective": OBJECTIVES, "postprocess": POSTPROCESS}
 
 
@@ -19,18 +25,52 @@ def choices(config: type) -> None:
                 print(f"  {name:18} {table.get(name).source}")
 
 
-def models() -> int:
-    """Print every network with its exact number of parameters; returns the exit code 0."""
+def models(names: Sequence[str] = (), *, crop: tuple[int, int, int] | None = None) -> int:
+    """Print networks with what one crop costs, the paper's figures beside ours.
+
+    Args:
+        names: which networks; none: all.
+        crop: size (z, y, x) in voxels; None: for each network the one it was published with.
+
+    Returns:
+        The exit code 0.
+
+    Raises:
+        ConfigError: an unknown network, or one that cannot take the crop.
+    """
     import torch
 
-    from tokenunify_scale.models import build_model
-    from tokenunify_scale.models.load import parameters_of
+    from tokenunify_scale.models import build_model, list_models
+    from tokenunify_scale.models.count import cost
+    from tokenunify_scale.models.published import published
 
-    print(f"{'name':18} {'parameters':>15}  source")
-    for name in MODELS.names():
+    chosen = [MODELS.get(name).name for name in names] or list_models()
+    head = ("parameters", "paper (M)", "crop", "GMAC", "paper", "activations", "source")
+    print(f"{'name':16}" + ROW.format(*head))
+    notes = []
+    for name in chosen:
+        facts = published(name)
         with torch.device("meta"):
-            count = parameters_of(build_model(name))
-        print(f"{name:18} {count:15,}  {MODELS.get(name).source}")
+            model = build_model(name)
+            sides = crop or facts.crop
+            try:
+                counted = cost(model, crop=sides)
+            except ConfigError as error:
+                raise ConfigError(f"{name}: {error}") from None
+        same = sides == facts.crop
+        row = (
+            f"{counted.parameters:,}",
+            facts.parameters or "-",
+            "x".join(map(str, sides)),
+            f"{counted.gmac:,.1f}",
+            f"{facts.gmac:,.0f}" if facts.gmac and same else "-",
+            f"{counted.activation_bytes / 2**30:.2f} GiB",
+            MODELS.get(name).source,
+        )
+        print(f"{name:16}" + ROW.format(*row), flush=True)
+        if facts.note:
+            notes.append(f"{name}: {facts.note}")
+    print(LEGEND, *notes, sep="\n")
     return 0
 
 

@@ -47,6 +47,25 @@ def test_crops_and_labels_are_cut_from_one_place_inside_the_box(tmp_path):
         assert (inside == crop).all((1, 2, 3)).any()
 
 
+def test_a_margin_reaches_beyond_the_box_into_the_mirror(tmp_path):
+    raw, labels = pair(tmp_path)
+    box, margin = Box((1, 0, 5), (6, 20, 20)), (2, 6, 6)
+    crops = LabelledCrops(raw, labels, box=box, crop=(7, 18, 18), margin=margin, seed=0)
+    assert crops.inner == (3, 6, 6)
+    batch = crops.batch(0, 20)
+    assert batch["crops"].shape == (20, 1, 7, 18, 18) and batch["labels"].shape == (20, 7, 18, 18)
+    assert torch.equal(batch["labels"], batch["crops"][:, 0].long() // 64)
+    mirrored = np.pad(raw.read(box), [(m, m) for m in margin], mode="reflect")
+    windows = np.lib.stride_tricks.sliding_window_view(mirrored, (7, 18, 18))
+    for crop in batch["crops"][:, 0].numpy():
+        assert (windows == crop).all((3, 4, 5)).any()
+
+
+def test_a_crop_whose_prediction_does_not_fit_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"of which \(7, 18, 18\) are predicted, does not fit"):
+        LabelledCrops(*pair(tmp_path), crop=(9, 20, 20), margin=(1, 1, 1), seed=0)
+
+
 def test_a_crop_is_a_function_of_seed_and_position(tmp_path):
     raw, labels = pair(tmp_path)
 

@@ -3,14 +3,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tokenunify_scale.config import ConfigError
 from tokenunify_scale.data.affinities import NEAREST, affinities_from_labels
 from tokenunify_scale.objectives import out_channels
 from tokenunify_scale.objectives.affinity import (
     Affinity,
     AffinityConfig,
     balance,
+    centre,
     weighted_mean,
 )
+from tokenunify_scale.objectives.embedding import embedding_loss
 
 SIDES = (3, 4, 5)
 
@@ -172,3 +175,51 @@ def test_a_weighted_mean_is_taken_sample_by_sample():
 
 def test_it_asks_for_one_channel_an_offset():
     assert out_channels("affinity") == len(NEAREST) == 3
+
+
+@pytest.mark.parametrize("margin", [(0, 0, 0), (1, 2, 1)])
+def test_a_smaller_output_is_held_against_the_middle_of_the_labels(margin):
+    sides = tuple(side + 2 * m for side, m in zip(SIDES, margin, strict=True))
+    of = torch.randint(0, 3, (2, *sides), generator=torch.Generator().manual_seed(2))
+    target, valid = affinities_from_labels(of)
+    middle = (..., *(slice(m, side - m) for m, side in zip(margin, sides, strict=True)))
+    data = {"crops": torch.zeros(2, 1, *sides), "labels": of}
+    right = Affinity(AffinityConfig(border=0), backbone=Answer(target[middle]))
+    assert right(data, progress=0.0).loss == 0
+    wrong = Affinity(AffinityConfig(border=0, loss="mse"), backbone=Answer(1 - target[middle]))
+    # An edge whose other voxel lies in the margin is scored too.
+    assert wrong(data, progress=0.0).loss.item() == pytest.approx(1)
+    assert torch.equal(centre(valid, SIDES), valid[middle])
+
+
+class Embedding(Answer):
+    """Put out affinities, and given embeddings when asked."""
+
+    def __init__(self, picture: Tensor, levels: tuple[Tensor, ...]) -> None:
+        super().__init__(picture)
+        self.levels = levels
+
+    def embeddings(self, crops: Tensor) -> tuple[Tensor, ...]:
+        return tuple(level * self.weight for level in self.levels)
+
+
+def test_a_network_of_embeddings_is_scored_on_them_unless_told_otherwise():
+    levels = (torch.randn(2, 4, *SIDES, generator=torch.Generator().manual_seed(3)),)
+    backbone, of = Embedding(predictions(), levels), labels()
+
+    def scored(head: str, kind: str) -> Tensor:
+        config = AffinityConfig(head=head, loss=kind, border=0)
+        return Affinity(config, backbone=backbone)(batch(of), progress=0.0)
+
+    for kind, weigh in (("weighted_mse", balance), ("mse", lambda target, valid: valid)):
+        expected, plain = embedding_loss(levels, of, weigh=weigh)
+        for head in ("own", "embedding"):
+            output = scored(head, kind)
+            torch.testing.assert_close(output.loss, expected.mean())
+            assert output.parts["mse"].tolist() == pytest.approx([plain.sum().item(), 2])
+        assert torch.equal(scored("direct", kind).loss, loss(predictions(), of, kind).loss)
+
+
+def test_embeddings_are_not_asked_of_a_network_that_has_none():
+    with pytest.raises(ConfigError, match="Answer gives no embeddings, valid: pea"):
+        Affinity(AffinityConfig(head="embedding"), backbone=Answer(predictions()))

@@ -166,11 +166,13 @@ def test_inference_keeps_nothing():
     assert all(x.numel() == 0 for x in kept)
 
 
-def test_linear_maps_are_counted():
+def test_linear_maps_convolutions_and_scans_are_counted():
     given = [x.requires_grad_() for x in inputs()]
     with FlopCounterMode(display=False) as counter:
         tri_mamba(*given, chunks=6).sum().backward()
-    forward = 2 * 2 * 66 * (given[3].numel() + given[4].numel())
+    tokens, channels, states, taps = 2 * 66, 20, 5, 4
+    linear = 2 * (given[3].numel() + given[4].numel())
+    forward = tokens * (linear + 3 * channels * (2 * taps + 9 * states + 2))
     assert counter.get_total_flops() == 3 * forward
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tokenunify_scale.volumes.geometry import Box, tiles
+from tokenunify_scale.volumes.geometry import Box, edges, tiles
 
 
 def test_a_box_knows_its_shape_and_cuts_its_voxels():
@@ -68,3 +68,11 @@ def test_tiles_have_one_shape_cover_every_voxel_and_neighbours_share_the_overlap
 def test_an_overlap_must_be_smaller_than_the_tile(tile, overlap):
     with pytest.raises(ValueError, match="axis [zyx]"):
         tiles((8, 8, 8), tile=tile, overlap=overlap)
+
+
+def test_edges_begin_and_end_inside():
+    array = np.arange(24).reshape(2, 3, 4)
+    here, there = edges((0, 1, -2), sides=(2, 3, 4))
+    assert np.array_equal(array[here], array[:, 1:, :2])
+    assert np.array_equal(array[there], array[:, :2, 2:])
+    assert array[edges((2, 0, 0), sides=(2, 3, 4))[0]].size == 0

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from tokenunify_scale.volumes.geometry import edges
+
 Offset = tuple[int, int, int]
 
 NEAREST: tuple[Offset, ...] = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
@@ -38,23 +40,11 @@ def affinities_from_labels(
     affinities = torch.zeros(shape, dtype=torch.float32, device=labels.device)
     mask = torch.zeros_like(affinities)
     for channel, offset in enumerate(offsets):
-        here, there = _overlap(offset, (d, h, w))
+        here, there = edges(offset, sides=(d, h, w))
         voxel, partner = labels[(..., *here)], labels[(..., *there)]
         affinities[(..., channel, *here)] = ((voxel == partner) & (voxel != 0)).float()
         mask[(..., channel, *here)] = 1
     return affinities, mask
-
-
-def _overlap(
-    offset: Offset, shape: tuple[int, int, int]
-) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Slices of the voxels p whose partner p - offset is inside, and of those partners."""
-    here, there = [], []
-    for step, side in zip(offset, shape, strict=True):
-        length = max(side - abs(step), 0)
-        here.append(slice(max(step, 0), max(step, 0) + length))
-        there.append(slice(max(-step, 0), max(-step, 0) + length))
-    return tuple(here), tuple(there)
 
 
 def widen_borders(labels: Tensor, *, voxels: int) -> Tensor:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from tokenunify_scale.config import ConfigError, DataError
 from tokenunify_scale.data.augment import AugmentConfig, augment, generator, random_box
+from tokenunify_scale.data.reflect import grow, read_reflected
 from tokenunify_scale.data.stream import Batch, batches
-from tokenunify_scale.volumes.geometry import Box
+from tokenunify_scale.volumes.geometry import Box, Triple
 from tokenunify_scale.volumes.volume import Volume
 
 IN_MEMORY = 2 << 30
@@ -150,8 +151,9 @@ class LabelledCrops:
         labels: Volume,
         *,
         box: Box | None = None,
-        crop: tuple[int, int, int],
+        crop: Triple,
         seed: int,
+        margin: Triple = (0, 0, 0),
         augment: AugmentConfig | None = None,
     ) -> None:
         """Check the pair; data is read on the first batch.
@@ -162,6 +164,8 @@ class LabelledCrops:
             box: where crops may lie; None: the whole volume.
             crop: size (z, y, x) in voxels.
             seed: of places and augmentation.
+            margin: voxels on either side of a crop that a network sees and does not predict. The
+                rest lies in the box; the margin is mirrored where it reaches beyond.
             augment: random changes, or None.
 
         Raises:
@@ -177,11 +181,15 @@ class LabelledCrops:
         box = box or Box.of(raw.shape)
         if not Box.of(raw.shape).contains(box):
             raise ConfigError(f"{raw.path}: {box} reaches beyond its shape {tuple(raw.shape)}")
-        if not Box.of(box.shape).contains(Box.of(crop)):
+        inner = grow(Box.of(crop), tuple(-m for m in margin))
+        if not Box.of(box.shape).contains(Box.of(inner.shape)):
+            part = f", of which {inner.shape} are predicted," if any(margin) else ""
             raise DataError(
-                f"{raw.path}: a crop of {tuple(crop)} does not fit into {tuple(box.shape)} voxels"
+                f"{raw.path}: a crop of {tuple(crop)}{part} does not fit into "
+                f"{tuple(box.shape)} voxels"
             )
-        self.box, self.crop, self.seed, self.augment = box, tuple(crop), seed, augment
+        self.box, self.inner, self.margin = box, inner.shape, margin
+        self.seed, self.augment = seed, augment
         self.voxel_size = raw.voxel_size
         self._raw = CropReader(raw, mapping=find_mapping(raw), box=box)
         self._labels = CropReader(labels, mapping=None, box=box)
@@ -204,14 +212,18 @@ class LabelledCrops:
         """One crop and its labels: the first of some places that has a labelled pair of voxels."""
         for attempt in range(ATTEMPTS):
             rng = generator(self.seed, position, attempt)
-            box = random_box(rng, self.box.shape, crop=self.crop).shift(self.box.start)
+            box = random_box(rng, self.box.shape, crop=self.inner).shift(self.box.start)
             labels = self._labels.read(box)
             if has_labelled_pair(labels):
                 break
         else:
             if self._labels.kept is not None and not self._labels.kept.any():
                 raise DataError(f"{self._labels.volume.path}: no labels, all 0, in {self.box}")
-        raw, labels = self._raw.read(box), relabel(labels, name=self._labels.volume.path)
+        if any(self.margin):
+            box = grow(box, self.margin)
+            labels = read_reflected(self._labels.read, box, within=self.box)
+        raw = read_reflected(self._raw.read, box, within=self.box)
+        labels = relabel(labels, name=self._labels.volume.path)
         if self.augment is not None:
             size = self.voxel_size
             raw, labels = augment(raw, labels, config=self.augment, rng=rng, voxel_size=size)

@@ -5,7 +5,11 @@ from typing import Any, Literal
 from torch import nn
 
 from tokenunify_scale.config import build_named
-from tokenunify_scale.models import emmamba as emmamba  # fills the registry
+from tokenunify_scale.models import emmamba as emmamba  # these fill the registry
+from tokenunify_scale.models import mala as mala
+from tokenunify_scale.models import pea as pea
+from tokenunify_scale.models import superhuman as superhuman
+from tokenunify_scale.models import unetr as unetr
 from tokenunify_scale.registry import MODELS
 
 
@@ -33,7 +37,9 @@ def build_model(
     Raises:
         ConfigError: unknown name, preset or option.
     """
-    choice = build_named({"name": name, "preset": preset, **options}, MODELS, where="model")
+    # Networks without presets have one way only; of them "official" is refused by name.
+    habits = {} if preset == "default" else {"preset": preset}
+    choice = build_named({"name": name, **habits, **options}, MODELS, where="model")
     factory = MODELS.get(name).factory
     return factory(choice.options, in_channels=in_channels, out_channels=out_channels)
 

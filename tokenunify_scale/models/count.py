@@ -16,7 +16,9 @@ class Cost:
     """Trainable parameters of the network."""
 
     gmac: float
-    """Multiply-accumulates of a forward pass in 1e9, convolutions and linear layers only."""
+    """Multiply-accumulates of a forward pass in 1e9: convolutions, linear maps, attention, scans.
+
+    Norms, activations and pooling are not counted. Half of what VMamba counts for a scan."""
 
     activation_bytes: int
     """What autograd keeps for the backward pass, in fp32."""

@@ -13,8 +13,8 @@ from tokenunify_scale.models.mamba import MambaLayer
 from tokenunify_scale.models.padding import pad_to, round_up
 from tokenunify_scale.ops.instance_norm import instance_norm
 from tokenunify_scale.registry import MODELS
+from tokenunify_scale.volumes.geometry import Triple
 
-Triple = tuple[int, int, int]
 STRIDE = 16  # of the bottleneck against the input, along every axis
 FIFTHS = 5  # chunks of the release's third scan
 SCALES = (2, 4, 8, 16)  # of the stages against the input
@@ -96,7 +96,9 @@ class EMmambaConfig:
 
 
 class EMmamba(nn.Module):
-    """Mamba encoder and convolutional decoder; output in (0, 1) at the input's resolution.
+    """A 3-D U-Net with Mamba layers for electron-microscopy volumes.
+
+    Output in (0, 1) at the input's resolution.
 
     Source: Fig. 8 and Table 6; layers as measured in the paper's release. Module names follow it.
     """

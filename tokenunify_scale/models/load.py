@@ -53,6 +53,19 @@ def build_chosen(model: Named, *, in_channels: int, out_channels: int) -> nn.Mod
     return factory(model.options, in_channels=in_channels, out_channels=out_channels)
 
 
+def build_described(description: Description) -> nn.Module:
+    """The network a weight file describes, with fresh weights.
+
+    Raises:
+        ConfigError: a name or option this version does not know.
+    """
+    return build_chosen(
+        choice(description),
+        in_channels=description.in_channels,
+        out_channels=description.out_channels,
+    )
+
+
 def load_model(folder: Path | str) -> nn.Module:
     """A trained network from a finished run or an export, on the CPU, in evaluation mode.
 
@@ -65,11 +78,7 @@ def load_model(folder: Path | str) -> nn.Module:
     """
     weights, description = read_weights(folder)
     with torch.device("meta"):
-        model = build_chosen(
-            choice(description),
-            in_channels=description.in_channels,
-            out_channels=description.out_channels,
-        )
+        model = build_described(description)
     try:
         model.load_state_dict(weights, assign=True)
     except RuntimeError as error:
@@ -97,7 +106,7 @@ def start_from(model: nn.Module, weights: dict[str, Tensor]) -> Transfer:
     Raises:
         ConfigError: not even half of the network's tensors are there.
     """
-    own = dict(model.named_parameters())
+    own = model.state_dict()  # shares memory with the network
     fits = {name for name in own.keys() & weights.keys() if own[name].shape == weights[name].shape}
     refused = sorted((own.keys() & weights.keys()) - fits)
     if 2 * len(fits) <= len(own):
@@ -117,6 +126,11 @@ def start_from(model: nn.Module, weights: dict[str, Tensor]) -> Transfer:
         tuple(shapes),
         tuple(sorted(weights.keys() - own.keys())),
     )
+
+
+def strategy_of(name: str) -> str:
+    """The file of ds_configs that says how a network of this name is sharded."""
+    return name.removeprefix("emmamba_")
 
 
 def parameters_of(model: nn.Module) -> int:

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-Triple = tuple[int, int, int]
+from tokenunify_scale.volumes.geometry import Triple
 
 
 def pad_to(crops: Tensor, sides: Triple) -> Tensor:

@@ -1,12 +1,15 @@
 """Fine-tuning to voxel affinities."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from tokenunify_scale.config import ConfigError
 from tokenunify_scale.data.affinities import NEAREST, affinities_from_labels, widen_borders
+from tokenunify_scale.objectives.embedding import embedding_loss
 from tokenunify_scale.objectives.output import LossOutput, part
 from tokenunify_scale.registry import OBJECTIVES
 
@@ -22,6 +25,10 @@ class AffinityConfig:
     border: int = 1
     """Voxels in the plane by which the background between objects is widened on either side."""
 
+    head: Literal["own", "direct", "embedding"] = "own"
+    """``direct`` scores three affinity maps, ``embedding`` the cosines of a network's embeddings at
+    twelve offsets; ``own`` takes embeddings from a network that has them."""
+
     def __post_init__(self) -> None:
         """Refuse a negative border."""
         if self.border < 0:
@@ -31,15 +38,28 @@ class AffinityConfig:
 class Affinity(nn.Module):
     """Squared error of three affinity channels, edges to the voxel before along z, y and x.
 
+    A network that predicts less than it sees is scored on the middle of the labels. One that gives
+    embeddings (pea) is scored on their cosines, see ``objectives.embedding``.
+
     Source: Sec. 9 of the paper (class-balanced mean squared error).
     """
 
     OUT_CHANNELS = len(NEAREST)
 
     def __init__(self, config: AffinityConfig, *, backbone: nn.Module, seed: int = 0) -> None:
-        """Own the backbone. Nothing here is random: ``seed`` is every objective's argument."""
+        """Own the backbone. Nothing here is random: ``seed`` is every objective's argument.
+
+        Raises:
+            ConfigError: the head asks for embeddings, and the network gives none.
+        """
         super().__init__()
         self.config, self.backbone = config, backbone
+        embeds = hasattr(backbone, "embeddings")
+        if config.head == "embedding" and not embeds:
+            raise ConfigError(
+                f"head 'embedding': {type(backbone).__name__} gives no embeddings, valid: pea"
+            )
+        self.embeds = embeds and config.head != "direct"
 
     def forward(self, batch: dict[str, Tensor], *, progress: float) -> LossOutput:
         """Loss of one batch.
@@ -48,16 +68,37 @@ class Affinity(nn.Module):
             batch: crops [B, 1, D, H, W] float in [0, 1], labels int64 [B, D, H, W].
             progress: share of training done; this objective does not change with it.
         """
-        target, valid = affinities_from_labels(
-            widen_borders(batch["labels"], voxels=self.config.border)
-        )
-        errors = (self.backbone(batch["crops"]).float() - target).square()
-        weights = balance(target, valid) if self.config.loss == "weighted_mse" else valid
-        samples = weighted_mean(errors, weights)
-        plain = weighted_mean(errors, valid)
+        labels = widen_borders(batch["labels"], voxels=self.config.border)
+        if self.embeds:
+            embeddings = self.backbone.embeddings(batch["crops"])
+            samples, plain = embedding_loss(embeddings, labels, weigh=self._weigh)
+        else:
+            prediction = self.backbone(batch["crops"]).float()
+            target, valid = (
+                centre(x, prediction.shape[2:]) for x in affinities_from_labels(labels)
+            )
+            errors = (prediction - target).square()
+            samples = weighted_mean(errors, self._weigh(target, valid))
+            plain = weighted_mean(errors, valid)
         everyone = torch.ones_like(samples, dtype=torch.bool)
         parts = {"affinity": part(samples, everyone), "mse": part(plain, everyone)}
         return LossOutput(samples.mean(), parts)
+
+    def _weigh(self, target: Tensor, valid: Tensor) -> Tensor:
+        """What each voxel's error counts."""
+        return balance(target, valid) if self.config.loss == "weighted_mse" else valid
+
+
+def centre(x: Tensor, sides: Sequence[int]) -> Tensor:
+    """The middle of the last three axes.
+
+    Args:
+        x: [..., D, H, W].
+        sides: wanted (z, y, x), smaller by even numbers, or equal.
+    """
+    for axis, side in zip((-3, -2, -1), sides, strict=True):
+        x = x.narrow(axis, (x.shape[axis] - side) // 2, side)
+    return x
 
 
 def balance(target: Tensor, valid: Tensor) -> Tensor:

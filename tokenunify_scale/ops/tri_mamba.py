@@ -143,10 +143,13 @@ _mix.register_autograd(_differentiate, setup_context=_remember)
 
 
 @register_flop_formula(torch.ops.tokenunify.tri_mamba)
-def _flops(xz_shape, conv_shape, bias_shape, x_proj_shape, dt_proj_shape, *_, **__) -> int:
-    """Of the linear maps, as counted for the layers around this operation."""
-    tokens = prod(xz_shape[:2])
-    return 2 * tokens * (prod(x_proj_shape) + prod(dt_proj_shape))
+def _flops(xz_shape, conv_shape, bias_shape, x_proj_shape, dt_proj_shape, dt_bias_shape, A_shape,
+           *_, **__) -> int:
+    """Of the linear maps, the convolutions and the scans, as VMamba counts the last (Liu et al.
+    2024): nine a state, one for the skip D and one for the gate z."""
+    linear = 2 * (prod(x_proj_shape) + prod(dt_proj_shape))
+    scan = 9 * prod(A_shape) + 2 * prod(A_shape[:2])
+    return prod(xz_shape[:2]) * (linear + 2 * prod(conv_shape) + scan)
 
 
 @register_flop_formula(torch.ops.tokenunify.tri_mamba_backward)

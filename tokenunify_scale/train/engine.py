@@ -207,9 +207,10 @@ class Engine:
         return state
 
     def weights(self, module: nn.Module) -> dict[str, Tensor]:
-        """The whole parameters of a part of the objective, on the CPU of rank 0; {} elsewhere.
+        """Whole parameters and buffers of a part of the objective, on rank 0's CPU; {} elsewhere.
 
-        Collective: every rank must call it. One parameter is gathered at a time.
+        Collective: every rank must call it. One parameter is gathered at a time. Buffers (the
+        running statistics of a batch norm) are those of rank 0.
         """
         zero = _deepspeed().zero
         whole: dict[str, Tensor] = {}
@@ -217,6 +218,8 @@ class Engine:
             with zero.GatheredParameters([parameter], enabled=self.stage == 3):
                 if self.world.is_main:
                     whole[name] = parameter.detach().float().cpu().clone()
+        if self.world.is_main:
+            whole.update((name, buffer.cpu().clone()) for name, buffer in module.named_buffers())
         return whole
 
     def close(self) -> None:

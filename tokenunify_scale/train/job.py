@@ -71,7 +71,7 @@ def run_job(
     if not world.is_main:
         return {}
     save_weights(run.path, weights, about)
-    parameters = sum(tensor.numel() for tensor in weights.values())
+    parameters = sum(weights[key].numel() for key, _ in objective.backbone.named_parameters())
     return run.finish(
         model={"name": name, "parameters": parameters},
         objective=about.objective,

@@ -83,6 +83,24 @@ def tiles(shape: Triple, *, tile: Triple, overlap: Triple) -> list[Box]:
     return [Box.of(side).shift((z, y, x)) for z in axes[0] for y in axes[1] for x in axes[2]]
 
 
+def edges(offset: Triple, *, sides: Triple) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Where in [D, H, W] the edges (p, p - offset) that exist begin, and where they end.
+
+    Args:
+        offset: zyx voxels; may be negative, or longer than a side, which leaves no edge.
+        sides: (D, H, W).
+
+    Returns:
+        Slices of the voxels p, and of their partners p - offset, for the last three axes.
+    """
+    here, there = [], []
+    for step, side in zip(offset, sides, strict=True):
+        length = max(side - abs(step), 0)
+        here.append(slice(max(step, 0), max(step, 0) + length))
+        there.append(slice(max(-step, 0), max(-step, 0) + length))
+    return tuple(here), tuple(there)
+
+
 def _triple(values) -> Triple:
     z, y, x = (int(value) for value in values)
     return z, y, x
