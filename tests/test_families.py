@@ -1,0 +1,66 @@
+"""Every family of networks learns one small labelled crop by heart, through the finetune command.
+
+Where a network of the paper is too slow for a test, a narrower one of its class stands for it;
+docs/networks.md has the same of the whole ones.
+"""
+
+import h5py
+import pytest
+
+from tokenunify_scale import load_model
+from tokenunify_scale.train.runlog import read_metrics, read_result
+
+STILL = [f"augment.{change}=0" for change in ("flip", "transpose", "intensity", "noise", "missing")]
+SMALL = (8, 48, 48)
+# Model, crop, steps, learning rate, options of the model.
+FAMILIES = {
+    "emmamba": ("emmamba_atto", SMALL, 100, 1e-2, []),
+    "emmamba, official": ("emmamba_atto", (16, 16, 80), 120, 2e-2, ["preset=official"]),
+    "emmamba, as the release's autoregressive one": (
+        "emmamba_atto", SMALL, 150, 1e-2, ["depths=[3,3,3,3]", "skip_kernel=3"],
+    ),
+    "superhuman": ("superhuman", SMALL, 60, 1e-2, []),
+    "pea": ("pea", SMALL, 80, 1e-2, []),
+    "mala": ("mala", (30, 241, 241), 80, 3e-3, ["widths=[8,16,32,64]"]),
+    "unetr": ("unetr", SMALL, 100, 5e-3, ["hidden=192", "layers=4", "mlp=512"]),
+    "unetr, ladder": (
+        "unetr_100m", SMALL, 60, 2e-3, ["hidden=192", "heads=3", "layers=4", "mlp=768", "features=32"],
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory, tokenunify):
+    """Synthetic EM of 16x80x80, and a part of it of each size that is asked for."""
+    folder = tmp_path_factory.mktemp("families")
+    volume = "synthetic:seed=5,shape=16x80x80"
+    done = tokenunify("prepare", "--volumes", volume, "--out", folder, "--write", "hdf5")
+    assert done.returncode == 0, done.stderr
+
+    def cut(sides):
+        path = folder / f"{'x'.join(map(str, sides))}.h5"
+        with h5py.File(folder / "synthetic.h5") as whole, h5py.File(path, "w") as part:
+            for name in ("raw", "labels"):
+                part[name] = whole[name][: sides[0], : sides[1], : sides[2]]
+        return path
+
+    return cut
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_crop_is_learned_by_heart(family, labelled, tmp_path, tokenunify):
+    name, crop, steps, rate, options = FAMILIES[family]
+    # MALA sees 14, 106, 106 voxels more on either side: here the mirror image of what it predicts.
+    path = labelled((2, 29, 29) if name == "mala" else crop)
+    settings = [*STILL, f"optim.lr={rate}", *(f"model.{option}" for option in options)]
+    done = tokenunify(
+        "finetune", "--model", name, "--volume", f"{path}:raw", "--labels", f"{path}:labels",
+        "--crop", ",".join(map(str, crop)), "--steps", steps, "--global-batch", 1,
+        "--log-every", 1, "--out", tmp_path / "run",
+        *(word for setting in settings for word in ("--set", setting)),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    losses = [record["loss"] for record in read_metrics(tmp_path / "run")]
+    assert losses[-1] < losses[0] / 10, (losses[0], losses[-1])
+    assert read_result(tmp_path / "run")["model"]["name"] == name
+    load_model(tmp_path / "run")
