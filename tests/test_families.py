@@ -1,4 +1,4 @@
-"""Every family of networks learns one small labelled crop by heart, through the finetune command.
+"""Every family of networks learns one small labelled crop by heart, by finetune, and predicts it.
 
 Where a network of the paper is too slow for a test, a narrower one of its class stands for it;
 docs/networks.md has the same of the whole ones.
@@ -6,9 +6,12 @@ docs/networks.md has the same of the whole ones.
 
 import h5py
 import pytest
+import torch
 
-from tokenunify_scale import load_model
+from tokenunify_scale.data.affinities import affinities_from_labels, widen_borders
+from tokenunify_scale.train.checkpoint import read_weights
 from tokenunify_scale.train.runlog import read_metrics, read_result
+from tokenunify_scale.volumes.hdf5 import read_hdf5
 
 STILL = [f"augment.{change}=0" for change in ("flip", "transpose", "intensity", "noise", "missing")]
 SMALL = (8, 48, 48)
@@ -24,7 +27,8 @@ FAMILIES = {
     "mala": ("mala", (30, 241, 241), 80, 3e-3, ["widths=[8,16,32,64]"]),
     "unetr": ("unetr", SMALL, 100, 5e-3, ["hidden=192", "layers=4", "mlp=512"]),
     "unetr, ladder": (
-        "unetr_100m", SMALL, 60, 2e-3, ["hidden=192", "heads=3", "layers=4", "mlp=768", "features=32"],
+        "unetr_100m", SMALL, 60, 2e-3,
+        ["hidden=192", "heads=3", "layers=4", "mlp=768", "features=32"],
     ),
 }  # fmt: skip
 
@@ -63,4 +67,34 @@ def test_one_crop_is_learned_by_heart(family, labelled, tmp_path, tokenunify):
     losses = [record["loss"] for record in read_metrics(tmp_path / "run")]
     assert losses[-1] < losses[0] / 10, (losses[0], losses[-1])
     assert read_result(tmp_path / "run")["model"]["name"] == name
-    load_model(tmp_path / "run")
+
+    done = tokenunify(
+        "predict", "--model", tmp_path / "run", "--volume", f"{path}:raw", "--tile",
+        ",".join(map(str, crop)), "--out", tmp_path / "affinities",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    predicted, _ = read_hdf5(tmp_path / "affinities" / "affinities.h5", "affinities")
+    with h5py.File(path) as file:
+        labels = torch.from_numpy(file["labels"][:].astype("int64"))
+    truth, edges = affinities_from_labels(widen_borders(labels, voxels=1))
+    right = ((torch.from_numpy(predicted) > 0.5) == (truth > 0.5))[edges > 0]
+    assert predicted.shape == truth.shape and right.float().mean() > 0.9
+
+
+def test_running_statistics_of_a_batch_norm_go_on_from_a_checkpoint(labelled, tmp_path, tokenunify):
+    path, run = labelled(SMALL), tmp_path / "run"
+    words = ["--model", "superhuman", "--volume", f"{path}:raw", "--labels", f"{path}:labels"]
+    words += ["--crop", "8,48,48", "--steps", 4, "--save-every", 2, "--global-batch", 1]
+    done = tokenunify("finetune", *words, "--out", run)
+    assert done.returncode == 0, done.stderr
+    whole, _ = read_weights(run)
+    assert whole["trunk.encoder.0.norm1.num_batches_tracked"] == 4
+    assert read_result(run)["model"]["parameters"] == 1_477_659
+    (run / "latest").write_text("step-00000002\n")
+    for name in ("model.safetensors", "result.json"):
+        (run / name).unlink()
+    done = tokenunify("finetune", *words, "--out", run)
+    assert done.returncode == 0, done.stderr
+    again, _ = read_weights(run)
+    assert whole.keys() == again.keys()
+    assert all(torch.equal(whole[name], again[name]) for name in whole)

@@ -54,6 +54,23 @@ def test_two_ranks_with_zero_3_learn_what_one_rank_learns(demo, tmp_path, tokenu
 
 
 @pytest.mark.slow
+def test_a_transformer_is_sharded_like_any_other_network(demo, tmp_path, tokenunify):
+    volume = demo / "volume" / "synthetic.h5"
+    words = ["--model", "unetr", "--volume", f"{volume}:raw", "--labels", f"{volume}:labels"]
+    words += ["--crop", "8,32,32", "--steps", "5", "--global-batch", "2", "--log-every", "1"]
+    narrow = ("hidden=96", "heads=2", "layers=4", "mlp=192", "positions=sincos")
+    for setting in [*(f"model.{option}" for option in narrow), "optim.lr=1e-4"]:
+        words += ["--set", setting]
+    alone = tokenunify("finetune", *words, "--strategy", "atto", "--out", tmp_path / "one")
+    assert alone.returncode == 0, alone.stderr
+    sharded = ["--strategy", "atto", "--zero", "3", "--out", tmp_path / "two"]
+    code, output = launch("scripts/finetune.py", *words, *sharded)
+    assert code == 0, output
+    one, two = read_metrics(tmp_path / "one"), read_metrics(tmp_path / "two")
+    assert [b["loss"] for b in two] == pytest.approx([a["loss"] for a in one], rel=1e-4)
+
+
+@pytest.mark.slow
 def test_a_wrong_request_ends_all_ranks_at_once(tmp_path):
     code, output = launch("scripts/pretrain.py", *WORDS, "--shards", tmp_path / "none")
     assert code != 0

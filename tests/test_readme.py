@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 import tifffile
+import torch
 
 from tokenunify_scale import open_volume
 from tokenunify_scale.cli import main
+from tokenunify_scale.models.official import to_official
+from tokenunify_scale.train.checkpoint import read_weights
 from tokenunify_scale.volumes.hdf5 import write_hdf5
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,6 +43,8 @@ def desk(demo, pretrained, finetuned, tokenunify, tmp_path_factory):
     shutil.copytree(pretrained, folder / "runs" / "pretrained")
     shutil.copytree(finetuned, folder / "runs" / "tuned")
     shutil.copytree(finetuned, folder / "quickstart" / "model")
+    weights, _ = read_weights(finetuned)
+    torch.save({"model": to_official(weights)}, folder / "checkpoint.pth")
     (folder / "neurons").mkdir()
     for words in (
         ["predict", "--model", "runs/tuned", "--volume", "cube.h5:raw", "--sections", "150:250",
@@ -73,6 +78,6 @@ def test_a_command_can_be_done(line, desk, monkeypatch, capsys):
     small = {
         "prepare": ["--crops", "2"],
         "pretrain": ["--set", "objective.patch=[4,8,8]"],
-        "finetune": ["--crop", "8,16,16"],
+        "finetune": ["--crop", "29,214,214" if "mala" in words else "8,16,16"],
     }.get(words[0], [])
     assert main(words=[*words, *small, "--dry-run"]) == 0, capsys.readouterr().err
