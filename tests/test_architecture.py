@@ -19,7 +19,8 @@ FLOORS = [
     {"prepare", "pretrain", "finetune", "predict", "segment", "evaluate", "export",
      "import_official", "benchmark"},
     {"scaling"},
-    {"show", "cli", "__main__", "__init__"},
+    {"show", "flags"},
+    {"cli", "__main__", "__init__"},
 ]
 # fmt: on
 FLOOR = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}

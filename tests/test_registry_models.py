@@ -87,3 +87,15 @@ def test_output_is_a_probability(name):
         output = grown(name)(torch.rand(1, 1, *CROP))
     assert output.shape == (1, 3, *CROP)
     assert 0 <= output.min() and output.max() <= 1 and output.std() > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("name", [*SMALL, "mala"])
+def test_a_gpu_computes_what_a_cpu_does(name):
+    model, sides = grown(name), (29, 214, 214) if name == "mala" else CROP
+    crops = torch.rand(1, 1, *sides)
+    with torch.no_grad():
+        expected = model(crops)
+        found = model.cuda()(crops.cuda()).cpu()
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)  # convolutions in TF32

@@ -7,24 +7,19 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
 from tokenunify_scale import __version__, show
 from tokenunify_scale.config import (
     ConfigError,
     Document,
-    Named,
-    assign,
     build,
     did_you_mean,
     dump_yaml,
-    field_docs,
-    load_recipe,
-    override,
     to_dict,
 )
+from tokenunify_scale.flags import Parser, parser_of, request
 from tokenunify_scale.ops.allocator import keep_freed_memory
 
 VERBS = {
@@ -88,7 +83,7 @@ def _dispatch(arguments: list[str]) -> int:
     if verb == "scaling":
         from tokenunify_scale.scaling import command
 
-        parser = _Parser(prog="tokenunify scaling", description="Plan, run and read a study.")
+        parser = Parser(prog="tokenunify scaling", description="Plan, run and read a study.")
         command.add_arguments(parser)
         return command.main(parser.parse_args(rest))
     if verb in PRINTERS:
@@ -100,12 +95,12 @@ def _dispatch(arguments: list[str]) -> int:
 
 def _run_verb(verb: str, words: list[str]) -> int:
     module = _module(verb)
-    parser = _parser(verb, module.Config)
+    parser = parser_of(verb, module.Config, purpose=VERBS[verb])
     options = parser.parse_args(words)
     if options.list:
         show.choices(module.Config)
         return 0
-    document = _request(module.Config, options)
+    document = request(module.Config, options)
     if verb == "segment" and (options.model or options.volume):
         _from_volume_to_neurons(module.Config, document, options)
     else:
@@ -148,50 +143,6 @@ def _from_volume_to_neurons(config: type, document: Document, options: argparse.
         _do("evaluate", {**pictures, "out": f"{out}/pictures"}, dry_run=False)
 
 
-def _parser(verb: str, config: type) -> argparse.ArgumentParser:
-    """Flags of a verb: the common ones, and one for each plain field of its config."""
-    parser = _Parser(prog=f"tokenunify {verb}", description=VERBS[verb].capitalize() + ".")
-    parser.add_argument(
-        "--recipe", metavar="FILE", help="YAML file of the request, or the name of one of ours"
-    )
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="A.B=C", help="change one key, repeatable"
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="print what would be done, start nothing"
-    )
-    parser.add_argument("--list", action="store_true", help="print the names that can be chosen")
-    docs = field_docs(config)
-    hints = get_type_hints(config)
-    for field in dataclasses.fields(config):
-        if dataclasses.is_dataclass(hints[field.name]) and hints[field.name] is not Named:
-            continue  # a section: its keys are set by --set
-        choices = get_args(hints[field.name]) if get_origin(hints[field.name]) is Literal else ()
-        if field.metadata.get("word") or (choices and field.default is dataclasses.MISSING):
-            # What must be said is a word of its own: tokenunify benchmark scan.
-            word = "|".join(choices) or field.name.upper()
-            parser.add_argument(f"field_{field.name}", metavar=word, help=_escape(docs[field.name]))
-            continue
-        flag = f"--{field.name.replace('_', '-')}"
-        repeated = hints[field.name] in (tuple[str, ...], tuple[Path, ...])
-        extra: dict[str, Any] = {"nargs": "+"} if repeated else {}
-        parser.add_argument(
-            flag,
-            dest=f"field_{field.name}",
-            metavar="X",
-            help=_escape(docs.get(field.name)),
-            **extra,
-        )
-    if any(field.name == "model" for field in dataclasses.fields(config)) and verb != "predict":
-        parser.add_argument("--size", help="short for --set model.name=emmamba_SIZE")
-    if verb == "segment":
-        parser.add_argument(
-            "--model", metavar="FOLDER", help="predict with this run or export first"
-        )
-        parser.add_argument("--volume", metavar="VOLUME", help="what to predict on, with --model")
-    return parser
-
-
 @dataclasses.dataclass(frozen=True)
 class _Crop:
     """What ``models --crop`` takes."""
@@ -199,40 +150,8 @@ class _Crop:
     crop: tuple[int, int, int] | None = None
 
 
-class _Parser(argparse.ArgumentParser):
-    """Errors as everywhere else: one line, exit code 2."""
-
-    def error(self, message: str) -> None:
-        """Refuse a command line."""
-        if message.startswith("unrecognized arguments: "):
-            words = message.partition(": ")[2].split()
-            flags = [flag for action in self._actions for flag in action.option_strings]
-            message = f"unknown option {words[0]}: {did_you_mean(words[0].split('=')[0], flags)}"
-        raise ConfigError(f"{self.prog}: {message}")
-
-
-def _escape(text: str | None) -> str | None:
-    return text.replace("%", "%%") if text else None
-
-
-def _request(config: type, options: argparse.Namespace) -> Document:
-    """Recipe, then flags, then --set, each over the one before."""
-    document = load_recipe(options.recipe) if options.recipe else Document({})
-    data, lines = document.data, dict(document.lines)
-    for field in dataclasses.fields(config):
-        value = getattr(options, f"field_{field.name}", None)
-        if value is not None:
-            data = assign(data, [field.name], value)
-            lines = {key: line for key, line in lines.items() if key.split(".")[0] != field.name}
-    if getattr(options, "size", None):
-        data = assign(data, ["model", "name"], f"emmamba_{options.size}")
-    for assignment in options.set:
-        data = override(data, assignment)
-    return Document(data, document.path, lines)
-
-
 def _models(words: list[str]) -> int:
-    parser = _Parser(prog="tokenunify models", description="List the networks, and what they cost.")
+    parser = Parser(prog="tokenunify models", description="List the networks, and what they cost.")
     parser.add_argument("names", nargs="*", metavar="NAME", help="these only; by default all")
     parser.add_argument("--crop", metavar="Z,Y,X", help="cost of this crop, not the published one")
     options = parser.parse_args(words)
@@ -241,7 +160,7 @@ def _models(words: list[str]) -> int:
 
 
 def _status(words: list[str]) -> int:
-    parser = _Parser(prog="tokenunify status", description="Show a run folder.")
+    parser = Parser(prog="tokenunify status", description="Show a run folder.")
     parser.add_argument("run", help="run folder")
     return show.status(parser.parse_args(words).run)
 
