@@ -22,6 +22,7 @@ def test_the_folder_has_what_the_hub_expects(exported):
     config = json.loads((exported / "config.json").read_text())
     assert config["model"]["name"] == "emmamba_atto" and config["out_channels"] == 3
     assert config["output"]["offsets"] == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    assert config["architectures"] == ["EMmamba"] and config["margin"] == [0, 0, 0]
 
 
 def test_it_loads_back_identically(exported, finetuned):

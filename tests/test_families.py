@@ -8,6 +8,7 @@ import h5py
 import pytest
 import torch
 
+from tokenunify_scale.cli import main
 from tokenunify_scale.data.affinities import affinities_from_labels, widen_borders
 from tokenunify_scale.train.checkpoint import read_weights
 from tokenunify_scale.train.runlog import read_metrics, read_result
@@ -98,3 +99,41 @@ def test_running_statistics_of_a_batch_norm_go_on_from_a_checkpoint(labelled, tm
     again, _ = read_weights(run)
     assert whole.keys() == again.keys()
     assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+def test_pea_starts_from_a_pretrained_superhuman(demo, labelled, tmp_path, tokenunify):
+    done = tokenunify(
+        "pretrain", "--model", "superhuman", "--shards", demo / "shards", "--steps", 2,
+        "--global-batch", 2, "--set", "objective.patch=[4,8,8]", "--out", tmp_path / "pretrained",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    path = labelled(SMALL)
+    words = ["--init", tmp_path / "pretrained", "--model", "pea", "--volume", f"{path}:raw"]
+    words += ["--labels", f"{path}:labels", "--crop", "8,48,48", "--steps", 1, "--global-batch", 1]
+    done = tokenunify("finetune", *words, "--out", tmp_path / "tuned")
+    assert done.returncode == 0, done.stderr
+    result = read_result(tmp_path / "tuned")
+    assert result["init"] == "tokenunify" and result["loaded"] > 100
+    assert [name.partition(":")[0] for name in result["refused"]] == ["out.bias", "out.weight"]
+    assert {name.partition(".")[0] for name in result["new"]} == {"deep"}
+
+
+@pytest.mark.parametrize(
+    "name, reason",
+    [
+        ("mala", "predicts (14, 106, 106) voxels less than it sees on either side"),
+        ("pea", "pretrain superhuman and start from its weights"),
+    ],
+)
+def test_what_has_no_image_to_put_out_is_not_pretrained(name, reason, demo, capsys):
+    assert main("pretrain", ["--model", name, "--shards", str(demo / "shards"), "--dry-run"]) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_a_crop_that_a_network_cannot_take_is_refused_before_training(labelled, tmp_path, capsys):
+    path = labelled(SMALL)
+    words = ["--model", "mala", "--volume", f"{path}:raw", "--labels", f"{path}:labels"]
+    words += ["--crop", "30,215,214", "--out", str(tmp_path / "run")]
+    assert main("finetune", words) == 2
+    assert "(30, 241, 214) with an output of (2, 29, 2)" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

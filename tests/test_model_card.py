@@ -100,3 +100,20 @@ def test_the_cards_of_table_6_are_what_the_code_would_write(size):
         parameters = parameters_of(build_model(name))
     written = (Path(__file__).parents[1] / "model_cards" / f"{name}.md").read_text()
     assert written == card(model=name, parameters=parameters, folder=name)
+
+
+def test_a_card_of_another_network_cites_its_authors_and_says_what_it_leaves_out():
+    metadata, body = parts(card(model="mala", parameters=5, folder="x", trained=TRAINED))
+    assert "mala" in metadata["tags"] and "mamba" not in metadata["tags"]
+    assert "Architecture: Funke et al. 2018 (MALA)" in body
+    assert "not of the outer (14, 106, 106) voxels (z, y, x) of a crop" in body
+
+
+def test_a_card_of_released_weights_claims_no_training_of_ours():
+    imported = {
+        "verb": "import_official", "objective": "affinity", "file": "a.pth", "sha256": "f00",
+    }  # fmt: skip
+    _, body = parts(card(model="emmamba_tiny", parameters=5, folder="x", trained=imported))
+    assert "Trained elsewhere; read from `a.pth` (sha256 `f00`)" in body
+    assert "| Trained by | others: the weights are of the paper's release |" in body
+    assert "Not known: the weights come from a file" in body and "not measured here" in body

@@ -85,16 +85,19 @@ def hub_config(description: Description) -> dict[str, Any]:
         description: of the weights.
 
     Returns:
-        Architecture, channels, and what goes in and comes out.
+        Architecture, channels, what goes in and comes out, and the margin (z, y, x) in voxels by
+        which the output is smaller on either side.
     """
     facts = asdict(description)
-    architecture = MODELS.get(description.model["name"]).factory.__name__
+    network = MODELS.get(description.model["name"]).factory
+    architecture = network.__name__
     output = {"offsets": NEAREST, "axes": "czyx", "convention": "edge (p, p - offset)"}
     return {
         "model_type": architecture.lower(),
         "architectures": [architecture],
         "library_name": "tokenunify_scale",
         **facts,
+        "margin": network.margin,
         "preprocessing": {"axes": "zyx", "scale": 1 / 255, "range": [0, 1]},
         "output": output if description.objective == "affinity" else {"axes": "czyx"},
     }

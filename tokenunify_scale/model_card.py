@@ -64,7 +64,7 @@ def card(
         parameters=f"{parameters:,}",
         source=entry.source,
         training=_training(trained),
-        output=_output(objective),
+        output=_output(objective, margin=entry.factory.margin),
         data=_data(trained),
         procedure=_procedure(trained),
         results=_results(scores),
@@ -91,15 +91,18 @@ def _index(model: str, scores: dict[str, Any]) -> dict[str, Any]:
 def _training(trained: dict[str, Any] | None) -> str:
     if trained is None:
         return "nothing yet: no trained weights are released"
+    if trained["verb"] == "import_official":
+        return "others: the weights are of the paper's release"
     start = f", started from {trained['init']}" if "init" in trained else ""
     return f"{trained['verb']}, objective {trained['objective']}{start}"
 
 
-def _output(objective: str | None) -> str:
+def _output(objective: str | None, *, margin: tuple[int, int, int]) -> str:
     if objective == "affinity":
+        lost = f"; not of the outer {margin} voxels (z, y, x) of a crop" if any(margin) else ""
         return (
             "three affinities in (0, 1), axes c, z, y, x: channel c at voxel p is the edge "
-            "(p, p - e_c), e = z, y, x"
+            f"(p, p - e_c), e = z, y, x{lost}"
         )
     return "the reconstructed crop, in (0, 1)" if objective else "depends on what it is trained for"
 

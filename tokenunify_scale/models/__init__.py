@@ -25,14 +25,16 @@ def build_model(
 
     Args:
         name: one of ``list_models()``.
-        preset: ``official`` keeps the release's behaviour to the letter.
+        preset: ``official`` keeps the release's behaviour to the letter; of emmamba only.
         in_channels: channels of the input.
         out_channels: channels of the output.
         options: fields of the entry's config to replace.
 
     Returns:
-        A module with ``forward``, ``features`` and ``groups``. Under ``torch.device("meta")``
-        nothing is allocated.
+        A module with ``forward``, ``features``, ``groups`` (its parameters by part), ``margin``
+        (voxels, zyx, by which its output is smaller than its input on either side) and ``legal``
+        (the smallest crop, at least as large, that it takes as it is). Under
+        ``torch.device("meta")`` nothing is allocated.
 
     Raises:
         ConfigError: unknown name, preset or option.
