@@ -33,7 +33,7 @@ DOORS = {
     "webdataset": {"data.shards", "data.stream"},
     "h5py": {"volumes.hdf5"},
     "tifffile": {"volumes.tiff"},
-    "matplotlib": {"scaling.plot", "figures", "measure.picture"},
+    "matplotlib": {"scaling.plot", "figures", "measure.picture", "models.picture"},
     "mpi4py": {"prepare"},
     "transformers": {"export"},
     "huggingface_hub": {"export"},

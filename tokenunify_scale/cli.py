@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -154,9 +155,10 @@ def _models(words: list[str]) -> int:
     parser = Parser(prog="tokenunify models", description="List the networks, and what they cost.")
     parser.add_argument("names", nargs="*", metavar="NAME", help="these only; by default all")
     parser.add_argument("--crop", metavar="Z,Y,X", help="cost of this crop, not the published one")
+    parser.add_argument("--draw", metavar="FILE", type=Path, help="PNG or SVG of size against cost")
     options = parser.parse_args(words)
     crop = build(_Crop, {"crop": options.crop} if options.crop else {}, where="models").crop
-    return show.models(options.names, crop=crop)
+    return show.models(options.names, crop=crop, draw=options.draw)
 
 
 def _status(words: list[str]) -> int:

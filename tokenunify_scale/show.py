@@ -1,6 +1,7 @@
 """What only prints: the registries, the networks, run folders."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,12 +26,18 @@ def choices(config: type) -> None:
                 print(f"  {name:18} {table.get(name).source}")
 
 
-def models(names: Sequence[str] = (), *, crop: tuple[int, int, int] | None = None) -> int:
+def models(
+    names: Sequence[str] = (),
+    *,
+    crop: tuple[int, int, int] | None = None,
+    draw: Path | None = None,
+) -> int:
     """Print networks with what one crop costs, the paper's figures beside ours.
 
     Args:
         names: which networks; none: all.
         crop: size (z, y, x) in voxels; None: for each network the one it was published with.
+        draw: file of a picture of them, if one is wanted.
 
     Returns:
         The exit code 0.
@@ -42,12 +49,13 @@ def models(names: Sequence[str] = (), *, crop: tuple[int, int, int] | None = Non
 
     from tokenunify_scale.models import build_model, list_models
     from tokenunify_scale.models.count import cost
+    from tokenunify_scale.models.picture import Spot, draw_costs
     from tokenunify_scale.models.published import published
 
     chosen = [MODELS.get(name).name for name in names] or list_models()
     head = ("parameters", "paper (M)", "crop", "GMAC", "paper", "activations", "source")
     print(f"{'name':16}" + ROW.format(*head))
-    notes = []
+    notes, spots = [], []
     for name in chosen:
         facts = published(name)
         with torch.device("meta"):
@@ -57,13 +65,16 @@ def models(names: Sequence[str] = (), *, crop: tuple[int, int, int] | None = Non
                 counted = cost(model, crop=sides)
             except ConfigError as error:
                 raise ConfigError(f"{name}: {error}") from None
-        same = sides == facts.crop
+        drawn = facts.gmac if sides == facts.crop else None
+        voxels = math.prod(a - 2 * b for a, b in zip(sides, model.margin, strict=True))
+        printed = (1e6 * float(facts.parameters), 1e9 * drawn / voxels) if drawn else None
+        spots.append(Spot(name, counted.parameters, 1e9 * counted.gmac / voxels, printed))
         row = (
             f"{counted.parameters:,}",
             facts.parameters or "-",
             "x".join(map(str, sides)),
             f"{counted.gmac:,.1f}",
-            f"{facts.gmac:,.0f}" if facts.gmac and same else "-",
+            f"{drawn:,.0f}" if drawn else "-",
             f"{counted.activation_bytes / 2**30:.2f} GiB",
             MODELS.get(name).source,
         )
@@ -71,6 +82,9 @@ def models(names: Sequence[str] = (), *, crop: tuple[int, int, int] | None = Non
         if facts.note:
             notes.append(f"{name}: {facts.note}")
     print(LEGEND, *notes, sep="\n")
+    if draw:
+        draw_costs(draw, spots)
+        print(f"picture: {draw}")
     return 0
 
 
