@@ -46,7 +46,7 @@ setup(
         "scikit-image>=0.22",
         "scipy>=1.11",
         "tifffile>=2023.7",
-        "torch>=2.4",
+        "torch>=2.5",
         "waterz>=0.10.1",
         "webdataset>=1.0.2",
     ],

@@ -6,6 +6,7 @@ tensors and plain values; the release also has an ``argparse.Namespace``. All el
 
 import argparse
 import hashlib
+import logging
 import re
 import warnings
 import zipfile
@@ -24,6 +25,7 @@ from tokenunify_scale.models.official import Released, check, clean, from_offici
 from tokenunify_scale.train.checkpoint import save_weights
 from tokenunify_scale.train.runlog import RunFolder
 
+log = logging.getLogger(__name__)
 ALLOWED = [argparse.Namespace]  # beside what torch knows to be harmless
 ZIP = b"PK\x03\x04"
 WEIGHTS = ("model", "state_dict")  # under which key the weights stand
@@ -104,6 +106,17 @@ def run(config: Config) -> dict[str, Any]:
     )
     save_weights(config.out, weights, about)
     parameters = sum(tensor.numel() for tensor in weights.values())
+    left = ", ".join(f"{count} {kind}" for kind, count in contents.dropped.items()) or "nothing"
+    log.info(
+        "%s: %s, %s tensors, %s parameters, %s output channels (%s); left out: %s",
+        config.file.name,
+        released.model.name,
+        len(contents.weights),
+        f"{parameters:,}",
+        released.out_channels,
+        objective,
+        left,
+    )
     return folder.finish(
         model={"name": released.model.name, "parameters": parameters},
         objective=objective,

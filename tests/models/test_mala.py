@@ -4,7 +4,8 @@ from torch import nn
 from torch.nn import functional
 
 from tokenunify_scale.config import ConfigError
-from tokenunify_scale.models.mala import MALA, MALAConfig, Spread, middle
+from tokenunify_scale.models.mala import MALA, MALAConfig, Spread
+from tokenunify_scale.models.padding import middle
 from tokenunify_scale.registry import MODELS
 
 TOTAL = 84_020_475
@@ -206,14 +207,6 @@ def test_tiles_that_are_a_multiple_of_27_apart_in_the_plane_meet_without_a_seam(
     whole = model(volume)
     torch.testing.assert_close(whole[:, :, 1:, 27:], model(volume[:, :, 1:, 27:]))
     assert (whole[:, :, :, 1:3] - model(volume[:, :, :, 1:215])).abs().max() > 1e-4
-
-
-def test_a_map_without_a_middle_is_refused():
-    x = torch.arange(5.0).view(1, 1, 5, 1, 1)
-    assert middle(x, (3, 1, 1)).flatten().tolist() == [1, 2, 3]
-    for sides in ((4, 1, 1), (7, 1, 1)):
-        with pytest.raises(ValueError, match="has no middle"):
-            middle(x, sides)
 
 
 def test_weights_start_with_the_variance_that_leaky_relus_keep():

@@ -1,7 +1,8 @@
+import pytest
 import torch
 from torch.nn import functional
 
-from tokenunify_scale.models.padding import pad_to, round_up
+from tokenunify_scale.models.padding import middle, pad_to, round_up
 
 
 def noise(*sides):
@@ -27,3 +28,11 @@ def test_sides_that_fit_are_left_alone():
 
 def test_rounding_up_gives_the_next_multiple_of_each_side():
     assert round_up((5, 32, 33), to=(4, 16, 16)) == (8, 32, 48)
+
+
+def test_a_map_without_a_middle_is_refused():
+    x = torch.arange(5.0).view(1, 1, 5, 1, 1)
+    assert middle(x, (3, 1, 1)).flatten().tolist() == [1, 2, 3]
+    for sides in ((4, 1, 1), (7, 1, 1)):
+        with pytest.raises(ValueError, match="has no middle"):
+            middle(x, sides)

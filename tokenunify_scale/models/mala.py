@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from tokenunify_scale.config import ConfigError
 from tokenunify_scale.models.blocks import Conv3d
+from tokenunify_scale.models.padding import middle
 from tokenunify_scale.registry import MODELS
 from tokenunify_scale.volumes.geometry import Triple
 
@@ -197,24 +198,6 @@ class MALA(nn.Module):
     def _named(self, sides: Triple) -> str:
         inner = tuple(side - 2 * cut for side, cut in zip(sides, self.margin, strict=True))
         return f"{sides} with an output of {inner}"
-
-
-def middle(x: Tensor, sides: Triple) -> Tensor:
-    """The middle of a map, a view.
-
-    Args:
-        x: [B, C, D, H, W].
-        sides: (z, y, x) in voxels, each as many fewer than x's on either side.
-
-    Raises:
-        ValueError: a side is larger than x's, or the difference is odd.
-    """
-    extra = [found - side for found, side in zip(x.shape[2:], sides, strict=True)]
-    if min(extra) < 0 or any(more % 2 for more in extra):
-        raise ValueError(f"{tuple(sides)} has no middle in a map of {tuple(x.shape[2:])} voxels")
-    for axis, (more, side) in enumerate(zip(extra, sides, strict=True), start=2):
-        x = x.narrow(axis, more // 2, side)
-    return x
 
 
 MODELS.add("mala", MALA, MALAConfig(), source="Table 1")

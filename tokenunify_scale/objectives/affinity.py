@@ -1,6 +1,5 @@
 """Fine-tuning to voxel affinities."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 
 from tokenunify_scale.config import ConfigError
 from tokenunify_scale.data.affinities import NEAREST, affinities_from_labels, widen_borders
+from tokenunify_scale.models.padding import middle
 from tokenunify_scale.objectives.embedding import embedding_loss
 from tokenunify_scale.objectives.output import LossOutput, part
 from tokenunify_scale.registry import OBJECTIVES
@@ -75,7 +75,7 @@ class Affinity(nn.Module):
         else:
             prediction = self.backbone(batch["crops"]).float()
             target, valid = (
-                centre(x, prediction.shape[2:]) for x in affinities_from_labels(labels)
+                middle(x, tuple(prediction.shape[2:])) for x in affinities_from_labels(labels)
             )
             errors = (prediction - target).square()
             samples = weighted_mean(errors, self._weigh(target, valid))
@@ -87,18 +87,6 @@ class Affinity(nn.Module):
     def _weigh(self, target: Tensor, valid: Tensor) -> Tensor:
         """What each voxel's error counts."""
         return balance(target, valid) if self.config.loss == "weighted_mse" else valid
-
-
-def centre(x: Tensor, sides: Sequence[int]) -> Tensor:
-    """The middle of the last three axes.
-
-    Args:
-        x: [..., D, H, W].
-        sides: wanted (z, y, x), smaller by even numbers, or equal.
-    """
-    for axis, side in zip((-3, -2, -1), sides, strict=True):
-        x = x.narrow(axis, (x.shape[axis] - side) // 2, side)
-    return x
 
 
 def balance(target: Tensor, valid: Tensor) -> Tensor:
