@@ -11,6 +11,7 @@ from tokenunify_scale.models.blocks import (
     LateralMLP,
     Residual,
     Up,
+    probability,
 )
 
 
@@ -160,3 +161,17 @@ def test_compiling_a_block_makes_no_graph_break(block, channels):
     x = torch.rand(1, channels, 4, 6, 8).contiguous(memory_format=torch.channels_last_3d)
     compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x), block(x))
+
+
+def test_a_sure_answer_in_16_bits_can_still_be_unlearned():
+    logits = torch.full((3,), 8.0, dtype=torch.bfloat16, requires_grad=True)
+    assert torch.sigmoid(logits).max() == 1
+    found = probability(logits)
+    found.sum().backward()
+    assert found.dtype == torch.float32 and found.max() < 1 and logits.grad.min() > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_wider_types_keep_their_type(dtype):
+    logits = torch.linspace(-3, 3, 5, dtype=dtype)
+    assert torch.equal(probability(logits), torch.sigmoid(logits))

@@ -99,3 +99,15 @@ class Up(nn.Module):
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """[B, inputs, D, H, W] and the skip [B, outputs, 2D, 2H, 2W] to the skip's shape."""
         return self.conv_block(torch.cat([self.transp_conv(x), skip], dim=1))
+
+
+def probability(logits: Tensor) -> Tensor:
+    """Sigmoid, in float32 at least: in bfloat16 a logit above 6 is 1, and learns nothing more.
+
+    Args:
+        logits: of any shape and floating type.
+
+    Returns:
+        Like ``logits``, float32 where those have 16 bits.
+    """
+    return torch.sigmoid(logits.float() if logits.itemsize == 2 else logits)

@@ -4,11 +4,17 @@ import math
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from tokenunify_scale.config import ConfigError
-from tokenunify_scale.models.blocks import Conv3d, GatedSpatialConv, LateralMLP, Residual, Up
+from tokenunify_scale.models.blocks import (
+    Conv3d,
+    GatedSpatialConv,
+    LateralMLP,
+    Residual,
+    Up,
+    probability,
+)
 from tokenunify_scale.models.mamba import MambaLayer
 from tokenunify_scale.models.padding import pad_to, round_up
 from tokenunify_scale.ops.instance_norm import instance_norm
@@ -164,7 +170,7 @@ class EMmamba(nn.Module):
         x = self.decoder4(x, skip3)
         x = self.decoder3(x, skip2)
         x = self.decoder1(self.decoder2(x, skip1))
-        return torch.sigmoid(self.out(x))[..., : sides[0], : sides[1], : sides[2]]
+        return probability(self.out(x))[..., : sides[0], : sides[1], : sides[2]]
 
     def features(self, crops: Tensor) -> tuple[Tensor, ...]:
         """Encoder features of the (padded) crops, fine to coarse.

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tokenunify_scale.config import ConfigError
-from tokenunify_scale.models.blocks import Conv3d
+from tokenunify_scale.models.blocks import Conv3d, probability
 from tokenunify_scale.models.padding import middle
 from tokenunify_scale.registry import MODELS
 from tokenunify_scale.volumes.geometry import Triple
@@ -142,7 +142,7 @@ class MALA(nn.Module):
         *skips, x = self.features(crops)
         for rise, skip in zip(self.up, reversed(skips), strict=True):
             x = rise(x, skip)
-        return torch.sigmoid(self.out(x))
+        return probability(self.out(x))
 
     def features(self, crops: Tensor) -> tuple[Tensor, ...]:
         """The last map of every level on the way down, fine to coarse.

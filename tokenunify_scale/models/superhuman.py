@@ -5,11 +5,10 @@ It halves and doubles sections only in their plane, so that it takes any number 
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tokenunify_scale.models.blocks import Conv3d
+from tokenunify_scale.models.blocks import Conv3d, probability
 from tokenunify_scale.models.padding import pad_to, round_up
 from tokenunify_scale.registry import MODELS
 from tokenunify_scale.volumes.geometry import Triple
@@ -166,7 +165,7 @@ class Superhuman(nn.Module):
         """
         d, h, w = crops.shape[2:]
         finest = self.trunk(self._pad(crops))[0][..., :d, :h, :w]
-        return torch.sigmoid(self.out(finest))
+        return probability(self.out(finest))
 
     def features(self, crops: Tensor) -> tuple[Tensor, ...]:
         """Encoder features of the (padded) crops, fine to coarse.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tokenunify_scale.models.blocks import Conv3d, Double, Residual, Up
+from tokenunify_scale.models.blocks import Conv3d, Double, Residual, Up, probability
 from tokenunify_scale.models.padding import pad_to, round_up
 from tokenunify_scale.registry import MODELS
 from tokenunify_scale.tokens.patches import patch_grid, patchify
@@ -154,7 +154,7 @@ class UNETR(nn.Module):
         x = self.decoder4(self.decoder5(x, skip4), skip3)
         x = self.sections(self.decoder3(x, skip2))
         x = self.decoder2(x, skip1)
-        return torch.sigmoid(self.out(x))[..., :depth, :height, :width]
+        return probability(self.out(x))[..., :depth, :height, :width]
 
     def features(self, crops: Tensor) -> tuple[Tensor, ...]:
         """Maps of the (padded) crops that join the decoder, fine to coarse.
