@@ -8,7 +8,7 @@ import pytest
 
 from tokenunify_scale import prepare
 from tokenunify_scale.config import ConfigError, DataError, build, to_dict
-from tokenunify_scale.data import shards as shards_module
+from tokenunify_scale.data import pack
 from tokenunify_scale.data.shards import open_shards
 from tokenunify_scale.prepare import Config, plan, run
 from tokenunify_scale.volumes.hdf5 import write_hdf5
@@ -90,7 +90,7 @@ def test_another_request_for_the_same_folder_is_refused_and_harms_nothing(config
 
 
 def test_a_run_killed_half_way_writes_only_the_rest(tmp_path, config, monkeypatch):
-    written, write_tar = [], shards_module._write_tar
+    written, write_tar = [], pack._write_tar
 
     def dies_at_the_second(path, samples):
         written.append(path.name)
@@ -99,7 +99,7 @@ def test_a_run_killed_half_way_writes_only_the_rest(tmp_path, config, monkeypatc
             raise KeyboardInterrupt
         write_tar(path, samples)
 
-    monkeypatch.setattr(shards_module, "_write_tar", dies_at_the_second)
+    monkeypatch.setattr(pack, "_write_tar", dies_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         run(config)
     assert not (config.out / "result.json").exists()

@@ -10,7 +10,8 @@ from typing import Literal
 from tokenunify_scale.config import ConfigError, DataError, to_dict
 from tokenunify_scale.data.augment import generator, random_box
 from tokenunify_scale.data.crops import CropReader, check_raw, find_mapping
-from tokenunify_scale.data.shards import Sample, finished, shard_bytes, write_shards
+from tokenunify_scale.data.index import Sample
+from tokenunify_scale.data.pack import finished, shard_bytes, write_shards
 from tokenunify_scale.train.runlog import RunFolder, read_result, track
 from tokenunify_scale.volumes.geometry import Box
 from tokenunify_scale.volumes.hdf5 import write_hdf5

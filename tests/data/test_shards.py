@@ -6,7 +6,8 @@ import pytest
 import webdataset
 
 from tokenunify_scale.config import ConfigError, DataError
-from tokenunify_scale.data.shards import finished, open_shards, write_shards
+from tokenunify_scale.data.pack import finished, write_shards
+from tokenunify_scale.data.shards import open_shards
 
 CROP = (2, 3, 4)
 

@@ -8,7 +8,7 @@ import torch
 
 from tokenunify_scale.config import ConfigError, DataError
 from tokenunify_scale.data.augment import AugmentConfig
-from tokenunify_scale.data.shards import write_shards
+from tokenunify_scale.data.pack import write_shards
 from tokenunify_scale.data.stream import Stream, batches, sample_at, shares
 
 

@@ -1,5 +1,6 @@
 """A volume on disk or made up: its facts at once, its voxels when asked for."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,19 +26,35 @@ class ArrayLike(Protocol):
 
 @dataclass(frozen=True)
 class Claim:
-    """Which words a reader answers to: a path's suffix, or a word before the colon."""
+    """Which words a reader answers to: a URL's scheme, a word before the colon, a path's suffix.
+
+    A folder whose name says nothing is known by what lies in it.
+    """
 
     suffixes: tuple[str, ...] = ()
-    """Ends of paths, with the dot, in lower case."""
+    """Ends of paths, with the dot, in lower case; behind them may stand ``:dataset``."""
     prefix: str = ""
     """What the spec is, or begins with, before a colon."""
+    schemes: tuple[str, ...] = ()
+    """Beginnings of URLs, such as ``https://``; a spec with ``://`` is for these readers only."""
+    folder: Callable[[Path], bool] | None = None
+    """Whether a local folder is such a volume."""
 
     def covers(self, spec: str) -> bool:
-        """Whether ``spec`` (``path``, ``path:dataset`` or ``prefix:words``) is for this reader."""
+        """Whether ``spec`` (path, path:dataset, prefix:words, URL) is for this reader."""
+        words = spec.lower()
+        if "://" in words:
+            return words.startswith(self.schemes) if self.schemes else False
         if self.prefix and spec.split(":")[0] == self.prefix:
             return True
-        words = spec.lower()
         return any(words.endswith(s) or f"{s}:" in words for s in self.suffixes)
+
+    def holds(self, spec: str) -> bool:
+        """Whether ``spec`` (``folder`` or ``folder:dataset``) is a folder this reader knows."""
+        if self.folder is None or "://" in spec:
+            return False
+        path = Path(spec if Path(spec).is_dir() else spec.rpartition(":")[0] or spec)
+        return path.is_dir() and self.folder(path)
 
 
 class Volume:
@@ -131,12 +148,15 @@ def open_volume(spec: str | Path) -> Volume:
         DataError: the file is missing, damaged, or not one 3-D volume.
     """
     spec = str(spec)
-    for name in READERS.names():
-        entry = READERS.get(name)
+    entries = [READERS.get(name) for name in READERS.names()]
+    for entry in entries:
         if entry.config.covers(spec):
             return entry.factory(spec)
-    claims = [READERS.get(name).config for name in READERS.names()]
-    known = [word for claim in claims for word in (*claim.suffixes, claim.prefix) if word]
+    for entry in entries:
+        if entry.config.holds(spec):
+            return entry.factory(spec)
+    claims = [entry.config for entry in entries]
+    known = [w for c in claims for w in (*c.suffixes, c.prefix, *c.schemes) if w]
     raise ConfigError(f"{spec!r}: no reader for this kind of volume; known: {', '.join(known)}")
 
 
