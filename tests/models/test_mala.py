@@ -209,11 +209,11 @@ def test_tiles_that_are_a_multiple_of_27_apart_in_the_plane_meet_without_a_seam(
     assert (whole[:, :, :, 1:3] - model(volume[:, :, :, 1:215])).abs().max() > 1e-4
 
 
-def test_weights_start_with_the_variance_that_leaky_relus_keep():
+def test_weights_start_as_published():
     model = network((8, 16, 32, 64))
     conv = model.down[3].conv2.requires_grad_(False)
     assert conv.weight.std() == pytest.approx((2 / (1 + 0.005**2) / (27 * 64)) ** 0.5, rel=0.02)
-    assert model.up[0].spread.weight.detach().std() == pytest.approx(1, rel=0.1)
+    assert model.up[0].spread.weight.detach().std() == pytest.approx((2 / 9) ** 0.5, rel=0.1)
     assert 0.5 / (27 * 64) ** 0.5 < conv.bias.abs().max() <= 1 / (27 * 64) ** 0.5
 
 
