@@ -39,6 +39,7 @@ setup(
         "deepspeed>=0.19.8,<0.20",
         "fastremap>=1.14",
         "h5py>=3.8",
+        "imagecodecs>=2023.7",
         "matplotlib>=3.8",
         "nibabel>=5",
         "numba>=0.60",

@@ -1,4 +1,4 @@
-"""Cut volumes into shards: python scripts/prepare.py --volumes a.h5:raw --out shards"""
+"""Cut volumes into shards: mpirun -n 8 python scripts/prepare.py --volumes a.h5:raw --out shards"""
 
 from tokenunify_scale.cli import main
 

@@ -14,7 +14,7 @@ from tokenunify_scale.train.checkpoint import read_weights
 from tokenunify_scale.train.runlog import read_metrics, read_result
 from tokenunify_scale.volumes.hdf5 import read_hdf5
 
-STILL = [f"augment.{change}=0" for change in ("flip", "transpose", "intensity", "noise", "missing")]
+STILL = ["augment.p=0"]
 SMALL = (8, 48, 48)
 # Model, crop, steps, learning rate, options of the model.
 FAMILIES = {

@@ -36,17 +36,25 @@ def launch(*words):
 def test_two_ranks_with_zero_3_learn_what_one_rank_learns(demo, tmp_path, tokenunify):
     before = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
     data = ["--shards", str(demo / "shards")]
-    alone = tokenunify("pretrain", *WORDS, *data, "--zero", 0, "--out", tmp_path / "one")
-    assert alone.returncode == 0, alone.stderr
+    # One rank that takes the batch in the two ranks' parts, and one that takes it whole.
+    parts = tmp_path / "parts.json"
+    parts.write_text('{"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 0}}')
+    for out, strategy in (("parts", parts), ("whole", "atto")):
+        words = [*data, "--strategy", strategy, "--zero", 0, "--out", tmp_path / out]
+        alone = tokenunify("pretrain", *WORDS, *words)
+        assert alone.returncode == 0, alone.stderr
     code, output = launch(
         "scripts/pretrain.py", *WORDS, *data, "--zero", "3", "--out", tmp_path / "two"
     )
     assert code == 0, output
-    one, two = read_metrics(tmp_path / "one"), read_metrics(tmp_path / "two")
-    assert len(one) == len(two) == 20
-    for a, b in zip(one, two, strict=True):
+    runs = [read_metrics(tmp_path / name) for name in ("two", "parts", "whole")]
+    for a, b, whole in zip(*runs, strict=True):
         for term in ("loss", "random", "next", "next_all"):
-            assert b[term] == pytest.approx(a[term], rel=1e-4), (a["step"], term)
+            assert a[term] == pytest.approx(b[term], rel=1e-6), (a["step"], term)
+            # Other parts round differently, and training makes the difference grow.
+            if a["step"] <= 5:
+                assert a[term] == pytest.approx(whole[term], rel=1e-4), (a["step"], term)
+    assert len(runs[0]) == 20
     assert len(list((tmp_path / "two" / "checkpoints").glob("step-*/*optim_states.pt"))) == 2
     assert sum(p.numel() for p in load_model(tmp_path / "two").parameters()) == 477_841
     if before:

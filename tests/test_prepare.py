@@ -1,20 +1,31 @@
 import hashlib
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
+import tensorstore
 
 from tokenunify_scale import prepare
-from tokenunify_scale.config import ConfigError, DataError, build, to_dict
-from tokenunify_scale.data import pack
-from tokenunify_scale.data.shards import open_shards
+from tokenunify_scale.cli import main
+from tokenunify_scale.config import ConfigError, DataError, HostError, build, to_dict
+from tokenunify_scale.data.shards import pack
+from tokenunify_scale.data.shards.reader import open_shards
+from tokenunify_scale.data.shards.target import writing_to
 from tokenunify_scale.prepare import Config, plan, run
 from tokenunify_scale.volumes.hdf5 import write_hdf5
 from tokenunify_scale.volumes.volume import open_volume
 
-DATA = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT / ".." / "shared" / "data"
+MPIRUN = Path(sys.executable).with_name("mpirun")
+needs_mpi = pytest.mark.skipif(not MPIRUN.exists(), reason="needs Open MPI's wheel and mpi4py")
 SHAPE = (6, 20, 24)
 VOXEL = (40.0, 8.0, 8.0)
 
@@ -115,9 +126,9 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_tar(config, monkeypatch):
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(RuntimeError, match="cannot write .*No space left"):
+    with pytest.raises(HostError, match="cannot write .*No space left"):
         run(config)
-    assert not list(config.out.glob("*.tar*"))
+    assert not config.out.exists()
 
 
 def test_the_plan_counts_what_run_writes_and_writes_nothing(config):
@@ -146,19 +157,292 @@ def test_bad_volumes_are_found_before_anything_is_written(tmp_path, config, verb
         assert not config.out.exists()
 
 
-def test_nans_anywhere_are_refused(tmp_path):
-    values = np.random.default_rng(0).random(SHAPE).astype(np.float32)
-    values[2, 9, 9] = np.nan
+def bad_volumes(folder):
+    """Volumes that cannot be prepared, and what is said of each."""
+    nan = np.random.default_rng(0).random((70, 130, 130)).astype(np.float32)
+    nan[40, 70, 2] = np.nan
+    ids = np.arange(6 * 20 * 3, dtype=np.uint16).repeat(8).reshape(SHAPE)
+    return {
+        "nan.h5:raw: NaN or infinity in the box": nan,
+        "image.h5:raw: a single image, shape 20x24": np.ones((20, 24), np.uint8),
+        "labels.h5:raw: uint64 looks like labels": np.ones(SHAPE, np.uint64),
+        "ids.h5:raw: looks like labels, not like a raw volume: ": ids,
+        "mask.h5:raw: only the values 0 and 1: a mask or labels": (ids % 2).astype(np.uint8),
+        "small.h5:raw has shape (2, 20, 20): a crop of (3, 8, 8)": np.ones((2, 20, 20), np.uint8),
+        "blank.h5:raw: practically no content": np.full(SHAPE, 7, np.uint8),
+        "flat.h5:raw: no contrast": np.full(SHAPE, 7, np.uint16),
+    }
+
+
+def test_bad_input_is_one_clear_line_and_leaves_nothing(tmp_path, volumes, capsys):
+    for said, array in bad_volumes(tmp_path).items():
+        bad = write(tmp_path / said.partition(":")[0].partition(" ")[0], array)
+        out = tmp_path / "made" / "out"
+        words = ["--volumes", volumes[0], bad, "--out", str(out), "--crop", "3,8,8"]
+        assert main("prepare", [*words, "--crops", "5", "--sample", "content"]) == 4
+        errors = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error: ")]
+        assert len(errors) == 1 and said in errors[0]
+        assert not out.parent.exists()
+
+
+def test_labels_can_be_let_through_where_the_alarm_is_false(tmp_path):
+    ids = np.arange(6 * 20 * 3, dtype=np.uint16).repeat(8).reshape(SHAPE)
+    words = {"volumes": (write(tmp_path / "ids.h5", ids),), "crop": (3, 8, 8), "crops": 2}
+    with pytest.raises(DataError, match="looks like labels"):
+        run(Config(**words, out=tmp_path / "x", write="hdf5"))
+    for number, write_as in enumerate(("shards", "hdf5")):
+        out = tmp_path / str(number)
+        run(Config(**words, out=out, write=write_as, looks_like_labels="allow"))
+
+
+@pytest.mark.parametrize("finished", [0, 1])
+def test_a_nan_met_on_the_way_leaves_whole_tars_or_nothing(tmp_path, monkeypatch, finished):
+    for name in ("content.IN_MEMORY", "content.TRIAL", "gray.PROBES"):
+        monkeypatch.setattr(f"tokenunify_scale.data.{name}", int(name == "gray.PROBES"))
+    values = np.random.default_rng(0).random((80, 130, 130)).astype(np.float32)
     path = write(tmp_path / "nan.h5", values)
-    config = Config(volumes=(path,), out=tmp_path / "out", crops=3, crop=(6, 20, 24))
-    with pytest.raises(DataError, match="nan.h5:raw: NaN"):
+    config = Config(volumes=(path,), out=tmp_path / "out", crops=8, crop=(4, 8, 8), per_shard=4)
+    run(build(Config, {**to_dict(config), "out": tmp_path / "good"}))
+    crop, meta = open_shards(tmp_path / "good").read(4 * finished + 3)
+    with h5py.File(tmp_path / "nan.h5", "r+") as file:
+        file["raw"][tuple(meta["box"][0])] = np.nan
+    with pytest.raises(DataError, match="nan.h5:raw: NaN or infinity in the box"):
         run(config)
+    if not finished:
+        assert not config.out.exists()
+        return
+    assert sorted(path.name for path in config.out.iterdir()) == [
+        "config.yaml", "environment.json", "index.partial.json", "shard-000000.tar",
+    ]  # fmt: skip
+    write(tmp_path / "nan.h5", values)
+    run(config)
+    assert hashes(config.out) == hashes(tmp_path / "good")
 
 
-def test_requests_without_volumes_or_crops_are_refused(tmp_path):
-    for change in ({"volumes": []}, {"crops": 0}, {"crop": [0, 4, 4]}, {"seed": -1}):
-        with pytest.raises(ConfigError):
-            build(Config, {"volumes": ["a.h5:raw"], "out": str(tmp_path), **change})
+def test_blank_places_are_skipped_and_the_rate_is_said_and_kept(tmp_path, config, capsys):
+    gray = np.random.default_rng(0).integers(60, 190, (6, 40, 80)).astype(np.uint8)
+    gray[:, :, 40:] = 0
+    half, full = write(tmp_path / "half.h5", gray), write(tmp_path / "full.h5", gray[:, :, :40])
+    changes = {"volumes": [half, full], "sample": "content", "crops": 20}
+    config = build(Config, {**to_dict(config), **changes})
+    run(config)
+    shards = open_shards(config.out)
+    tried = [volume["tried"] for volume in shards.index.volumes]
+    assert 30 < tried[0] < 60 and tried[1] == 20
+    metas = [shards.read(number)[1] for number in range(40)]
+    assert sum(meta["tried"] for meta in metas[:20]) == tried[0]
+    said = capsys.readouterr().out
+    assert f"{half}: content at 20 of {tried[0]} ({2000 / tried[0]:.3g} %) places tried" in said
+    (config.out / "shard-000001.tar").unlink()
+    before = (config.out / "index.json").read_text()
+    run(config)
+    assert (config.out / "index.json").read_text() == before
+    stricter = build(Config, {**to_dict(config), "content": {"flat": 0.1}})
+    with pytest.raises(ConfigError, match="content was .*choose another --out"):
+        run(stricter)
+
+
+def test_percentiles_are_a_choice_and_part_of_the_request(tmp_path, config, volumes):
+    config = build(Config, {**to_dict(config), "percentiles": [10, 90]})
+    run(config)
+    wide = open_volume(volumes[1]).read()
+    mapping = open_shards(config.out).index.volumes[1]["mapping"]
+    assert (mapping["low"], mapping["high"]) == tuple(np.percentile(wide, (10, 90)))
+    with pytest.raises(ConfigError, match="percentiles was .10.0, 90.0., is .0.5, 99.5."):
+        run(build(Config, {**to_dict(config), "percentiles": [0.5, 99.5]}))
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"crops": 0}, "crops"),
+        ({"crop": [0, 4, 4]}, "crop"),
+        ({"seed": -1}, "seed"),
+        ({"percentiles": [60, 40]}, "percentiles rise"),
+        ({"percentiles": [-1, 99]}, "percentiles rise"),
+        ({"volumes": []}, "--volumes FILE or --dataset NAME; or --verify FOLDER"),
+        ({"dataset": ["fib25"]}, "--volumes and --dataset exclude each other"),
+        ({"verify": "shards"}, "--volumes and --verify exclude each other"),
+        ({"volumes": [], "verify": "a", "preview": "a.png"}, "--verify and --preview exclude"),
+        ({"out": None}, "out is missing: say where to write with --out"),
+        ({"source": ["b.h5"]}, "--source and --split belong to one --dataset"),
+        ({"preview": "a.jpg"}, "preview is a PNG"),
+        ({"volumes": [], "out": None, "verify": "a", "content": {"flat": 2}}, "flat"),
+    ],
+)
+def test_requests_that_make_no_sense_are_refused(change, said):
+    with pytest.raises(ConfigError, match=said):
+        build(Config, {"volumes": ["a.h5:raw"], "out": "out", **change})
+
+
+def test_a_data_set_is_read_from_the_users_own_copy(tmp_path, capsys):
+    gray = np.random.default_rng(0).integers(0, 256, (20, 24, 24)).astype(np.uint8)
+    spec = write(tmp_path / "mine.h5", gray, voxel_size=None)
+    words = ["--dataset", "fib25", "--crops", "3", "--crop", "4,8,8", "--out", f"{tmp_path}/out"]
+    assert main("prepare", [*words, "--source", spec]) == 0
+    volume = open_shards(tmp_path / "out").index.volumes[0]
+    assert (volume["dataset"], volume["path"]) == ("fib25", spec)
+    assert volume["voxel_size"] is not None
+    capsys.readouterr()
+    assert main("prepare", [*words, "--source", spec, spec]) == 2
+    assert "--source: 2 given" in capsys.readouterr().err
+    assert main("prepare", ["--dataset", "fib52", "--out", "x", "--dry-run"]) == 2
+    assert "did you mean 'fib25'" in capsys.readouterr().err
+
+
+def test_verify_finds_what_has_changed_and_prepare_repairs_it(config, capsys):
+    run(config)
+    verify = ["--verify", str(config.out)]
+    assert main("prepare", [*verify, "--dry-run"]) == 0
+    assert "samples: 10, shards: 3" in capsys.readouterr().out
+    assert main("prepare", verify) == 0
+    assert "shards: 3, crops: 10, 0.0 MB; all as index.json says" in capsys.readouterr().out
+    tar = config.out / "shard-000001.tar"
+    good = tar.read_bytes()
+    tar.write_bytes(good[:2000] + b"x" + good[2001:])
+    assert main("prepare", verify) == 4
+    said = capsys.readouterr()
+    assert "shard-000001.tar: sha256 is" in said.out and said.err.count("error: ") == 1
+    tar.unlink()
+    run(config)
+    assert tar.read_bytes() == good and main("prepare", verify) == 0
+
+
+@pytest.mark.parametrize("names", [[], ["labelled"], ["raw"]])
+def test_preview_draws_one_picture_and_writes_nothing_else(tmp_path, volumes, names, monkeypatch):
+    drawn = {}
+
+    def draw(path, crop, labels=None, **words):
+        path.write_bytes(b"picture")
+        drawn.update(words, crop=crop, labels=labels)
+
+    monkeypatch.setattr(prepare, "draw_contact_sheet", draw)
+    known = {"labelled": "synthetic:seed=2,shape=8x48x48", "raw": volumes[0]}
+    picture = tmp_path / "pictures"
+    picture.mkdir()
+    given = {"volumes": [known[name] for name in names], "preview": picture / "p.png"}
+    config = build(Config, {**given, "crop": [4, 16, 16], "seed": 5, "augment": {"p": 0.5}})
+    assert plan(config)["files"] == [str(picture / "p.png")]
+    assert run(config) == {}
+    assert [path.name for path in picture.iterdir()] == ["p.png"]
+    assert drawn["crop"].shape == (4, 16, 16) and drawn["crop"].dtype == np.uint8
+    assert (drawn["labels"] is None) == (names == ["raw"])
+    assert drawn["config"] == config.augment and drawn["seed"] == 5
+    assert drawn["voxel_size"] == (VOXEL if names == ["raw"] else (35.0, 8.0, 8.0))
+
+
+def test_two_jobs_for_one_folder_are_refused(config):
+    with writing_to(config.out, results="*.tar"):
+        with pytest.raises(HostError, match="is writing to it; wait for it, or choose another"):
+            run(config)
+        assert [path.name for path in config.out.iterdir()] == [".lock"]
+    run(config)
+
+
+def test_a_large_volume_is_sampled_in_little_memory(tmp_path):
+    large = tensorstore.open(  # 64 GiB, of which some kB are on disk
+        {"driver": "zarr", "kvstore": {"driver": "file", "path": f"{tmp_path}/large.zarr"}},
+        create=True,
+        dtype=tensorstore.uint16,
+        shape=[4096, 4096, 2048],
+        chunk_layout=tensorstore.ChunkLayout(chunk_shape=[64] * 3),
+    ).result()
+    block = np.random.default_rng(0).integers(0, 9999, (64, 64, 64)).astype(np.uint16)
+    large[480:544, 480:544, 224:288] = block
+    # Not getrusage: its peak is inherited from the process that started this one.
+    code = (
+        "import sys; from pathlib import Path; from tokenunify_scale.cli import main; "
+        "code = main('prepare', sys.argv[1:]); "
+        "status = Path('/proc/self/status').read_text().split(); "
+        "print(code, int(status[status.index('VmHWM:') + 1]) // 1024)"
+    )
+    words = ["--volumes", f"{tmp_path}/large.zarr", "--crops", "20", "--out", f"{tmp_path}/out"]
+    words += ["--percentiles", "0,100"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    code, mebibytes = map(int, done.stdout.split()[-2:])
+    assert code == 0 and mebibytes < 1024, done.stderr
+
+
+def start(*words, ranks=None):
+    """Start ``prepare`` on some ranks, or without MPI."""
+    command = [sys.executable, ROOT / "scripts" / "prepare.py", *map(str, words)]
+    if ranks is not None:
+        command = [MPIRUN, "--oversubscribe", "-n", str(ranks), *command]
+    allowed = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env={**os.environ, **allowed}, cwd=ROOT, **pipes)
+
+
+def children(process):
+    """Ids of the processes that a process has started."""
+    found = f"/proc/{process.pid}/task/{process.pid}/children"
+    return [int(word) for word in Path(found).read_text().split()]
+
+
+@pytest.fixture
+def job(tmp_path):
+    """A request with content to look for, and its folder as one process leaves it."""
+    gray = np.random.default_rng(0).integers(60, 190, (20, 80, 160)).astype(np.uint8)
+    gray[:, :, 80:] = 255
+    half, wide = write(tmp_path / "h.h5", gray), write(tmp_path / "w.h5", gray.astype(np.uint16))
+    words = ["--volumes", half, wide, "--crops", 600, "--crop", "8,48,48", "--per-shard", 20]
+    words += ["--sample", "content", "--looks-like-labels", "allow"]
+    assert main("prepare", list(map(str, [*words, "--out", tmp_path / "alone"]))) == 0
+    return words, tmp_path
+
+
+def written(folder):
+    """Everything that must not depend on who wrote it."""
+    names = ("config.yaml", "environment.json", "result.json")
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name not in names}
+
+
+@needs_mpi
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_any_number_of_ranks_writes_the_same_bytes(job, ranks):
+    words, folder = job
+    process = start(*words, "--out", folder / "out", ranks=ranks)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert written(folder / "out") == written(folder / "alone")
+    result = json.loads((folder / "out" / "result.json").read_text())
+    assert (result["samples"], result["shards"]) == (1200, 60)
+    assert out.count("content at 600 of") == 2 and out.count("crops: 1200") == 1
+
+
+@needs_mpi
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks, then", [(3, 2), (None, 3)])
+def test_a_killed_job_is_continued_by_another_number_of_ranks(job, ranks, then):
+    words, folder = job
+    out = folder / "out"
+    process = start(*words, "--out", out, ranks=ranks)
+    deadline = time.monotonic() + 60
+    while len(list(out.glob("shard-*.tar"))) < 6 and time.monotonic() < deadline:
+        time.sleep(0.002)
+    os.kill(children(process)[-1] if ranks else process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    kept = {path: path.stat().st_mtime_ns for path in out.glob("shard-*.tar")}
+    assert 6 <= len(kept) < 60 and not (out / "index.json").exists()
+    process = start(*words, "--out", out, ranks=then)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert written(out) == written(folder / "alone")
+    assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in kept.items())
+
+
+@needs_mpi
+@pytest.mark.slow
+def test_an_error_on_one_rank_is_one_line_and_the_code_of_one_process(tmp_path, volumes):
+    bad = write(tmp_path / "bad.h5", np.full(SHAPE, 7, np.uint8))
+    words = ["--volumes", volumes[0], bad, "--crop", "3,8,8", "--sample", "content"]
+    process = start(*words, "--out", tmp_path / "made" / "out", ranks=2)
+    _, err = process.communicate(timeout=120)
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert process.returncode == 4 and len(errors) == 1 and "bad.h5:raw: practically" in errors[0]
+    assert not (tmp_path / "made").exists()
 
 
 def test_volumes_of_two_voxel_sizes_leave_the_common_one_open(tmp_path, config):

@@ -1,4 +1,4 @@
-"""Measure the scan, or a whole training step, beside what the machine can do and others do."""
+"""Measure the scan, a training step or the loader beside what the machine can do."""
 
 import json
 import math
@@ -11,13 +11,15 @@ import torch
 from torch import nn
 
 from tokenunify_scale.config import ConfigError, HostError, Named, to_dict
-from tokenunify_scale.measure import layers, scan, tables
+from tokenunify_scale.data.shards.pack import shard_bytes
+from tokenunify_scale.measure import loader, scan, tables
 from tokenunify_scale.measure.calls import collect
 from tokenunify_scale.measure.clock import medians, threads
+from tokenunify_scale.measure.layers import step_in_parts
 from tokenunify_scale.measure.memory import peak_extra
 from tokenunify_scale.measure.picture import draw_breakdown
 from tokenunify_scale.measure.report import Finding, verdicts
-from tokenunify_scale.measure.step import breakdown, training_step
+from tokenunify_scale.measure.step import PRECISIONS, training_step
 from tokenunify_scale.models.count import cost
 from tokenunify_scale.models.emmamba import SIZES
 from tokenunify_scale.models.load import build_chosen
@@ -36,11 +38,11 @@ PASSES = 3  # of multiply-adds in a step: forward, and backward to inputs and to
 class Config:
     """One benchmark."""
 
-    what: Literal["scan", "step"]
-    """What is measured: the scan at the network's shapes, or a training step of the network."""
+    what: Literal["scan", "step", "loader"]
+    """What is measured: the scan at the network's shapes, a training step, or reading crops."""
 
     out: Path = Path("runs/benchmark")
-    """Where scan.json, or step.json and step.png, are written."""
+    """Where scan.json, step.json and step.png, or loader.json and its shards, are written."""
 
     model: Annotated[Named, MODELS] = field(
         default_factory=lambda: Named("emmamba_tiny", SIZES["tiny"])
@@ -53,6 +55,12 @@ class Config:
     short: int = 1600
     """Steps at which the per-step loop runs too; its time grows with their square."""
 
+    volume: str = "synthetic:seed=7,shape=250x250x250"
+    """The volume that the loader's crops are cut from."""
+
+    crops: int = 600
+    """How many of them."""
+
     repeats: int = 5
     """How often everything takes its turn; medians are reported."""
 
@@ -64,7 +72,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured."""
-        for name in ("short", "repeats", "threads"):
+        for name in ("short", "crops", "repeats", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value}")
@@ -80,6 +88,9 @@ def plan(config: Config) -> dict[str, Any]:
         HostError: there is no GPU, and one is asked for.
     """
     device = _device(config)
+    if config.what == "loader":
+        size = shard_bytes(config.crops, crop=config.crop)
+        return {"volume": config.volume, "crops": config.crops, "bytes": size}
     return {
         "device": device,
         "backend": backend.describe(device)["backend"],
@@ -101,6 +112,8 @@ def run(config: Config) -> dict[str, Any]:
     started = time.time()
     device = _device(config)
     measure = {
+        ("loader", "cpu"): _loader,
+        ("loader", "cuda"): _loader,
         ("scan", "cpu"): _scan,
         ("step", "cpu"): _step,
         ("scan", "cuda"): _scan_on_gpu,
@@ -111,7 +124,8 @@ def run(config: Config) -> dict[str, Any]:
         if not _is_asked(config):
             findings = [replace(finding, judged=False) for finding in findings]
         name = torch.cuda.get_device_name() if device == "cuda" else f"CPU, threads: {count}"
-    print(f"benchmark {config.what} of {config.model.name} on {name}\n\n{text}\n")
+    of = "" if config.what == "loader" else f" of {config.model.name}"
+    print(f"benchmark {config.what}{of} on {name}\n\n{text}\n")
     if findings:
         print(f"{verdicts(findings)}\n")
     result = {
@@ -128,6 +142,14 @@ def run(config: Config) -> dict[str, Any]:
     config.out.mkdir(parents=True, exist_ok=True)
     write_atomically(config.out / f"{config.what}.json", json.dumps(result, indent=1) + "\n")
     return result
+
+
+def _loader(config: Config) -> Measured:
+    data = loader.make_data(
+        config.out / "loader", volume=config.volume, crop=config.crop, count=config.crops
+    )
+    measured = loader.compare(data, repeats=config.repeats)
+    return measured, loader.loader_table(measured), loader.loader_findings(measured)
 
 
 def _counts(findings: list[Finding]) -> dict[str, int]:
@@ -199,30 +221,7 @@ def _scan_on_gpu(config: Config) -> Measured:
 def _step(config: Config) -> Measured:
     torch.manual_seed(0)
     model, crops = _network(config), torch.rand(1, CHANNELS, *config.crop)
-    steps = {
-        name: training_step(model, crops, dtype=dtype) for name, dtype in tables.DTYPES.items()
-    }
-    for step in steps.values():
-        step()
-    seconds = medians(steps, repeats=config.repeats)
-    measured: dict[str, Any] = {"steps": {}}
-    for name, dtype in tables.DTYPES.items():
-        often = {"dtype": dtype, "repeats": config.repeats}
-        parts = breakdown(steps[name], repeats=config.repeats)
-        mamba = collect(model, crops, kinds=(MambaLayer,), dtype=dtype)
-        convolutions = collect(model, crops, kinds=(nn.Conv3d, nn.ConvTranspose3d), dtype=dtype)
-        measured["steps"][name] = {
-            "seconds": seconds[name],
-            "breakdown": parts,
-            "mamba": [
-                layers.mamba(call, **often)
-                for call in track(mamba, description=f"Mamba, {name}", unit="layer")
-            ],
-            "convolutions": [
-                layers.convolution(call, **often)
-                for call in track(convolutions, description=f"conv, {name}", unit="layer")
-            ],
-        }
+    measured = {"steps": step_in_parts(model, crops, repeats=config.repeats)}
     sides = "x".join(map(str, config.crop))
     draw_breakdown(
         config.out / "step.png",
@@ -237,7 +236,7 @@ def _step_on_gpu(config: Config) -> Measured:
         gmac = cost(_network(config), crop=config.crop, in_channels=CHANNELS).gmac
     model, crops = _network(config).cuda(), torch.rand(1, CHANNELS, *config.crop, device="cuda")
     steps = {
-        name: training_step(model, crops, dtype=dtype) for name, dtype in tables.DTYPES.items()
+        name: training_step(model, crops, dtype=dtype) for name, dtype in PRECISIONS.items()
     }
     seconds = medians(steps, repeats=config.repeats)
     flop = 2e9 * PASSES * gmac

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tokenunify_scale import __version__, show
+from tokenunify_scale import __version__
 from tokenunify_scale.config import (
     ConfigError,
     Document,
@@ -21,7 +21,7 @@ from tokenunify_scale.config import (
     to_dict,
 )
 from tokenunify_scale.flags import Parser, parser_of, request
-from tokenunify_scale.ops.allocator import keep_freed_memory
+from tokenunify_scale.train.allocator import keep_freed_memory
 
 VERBS = {
     "prepare": "cut volumes into shards of training crops",
@@ -99,7 +99,7 @@ def _run_verb(verb: str, words: list[str]) -> int:
     parser = parser_of(verb, module.Config, purpose=VERBS[verb])
     options = parser.parse_args(words)
     if options.list:
-        show.choices(module.Config)
+        _module("show").choices(module.Config)
         return 0
     document = request(module.Config, options)
     if verb == "segment" and (options.model or options.volume):
@@ -158,13 +158,13 @@ def _models(words: list[str]) -> int:
     parser.add_argument("--draw", metavar="FILE", type=Path, help="PNG or SVG of size against cost")
     options = parser.parse_args(words)
     crop = build(_Crop, {"crop": options.crop} if options.crop else {}, where="models").crop
-    return show.models(options.names, crop=crop, draw=options.draw)
+    return _module("show").models(options.names, crop=crop, draw=options.draw)
 
 
 def _status(words: list[str]) -> int:
     parser = Parser(prog="tokenunify status", description="Show a run folder.")
     parser.add_argument("run", help="run folder")
-    return show.status(parser.parse_args(words).run)
+    return _module("show").status(parser.parse_args(words).run)
 
 
 def _say(verb: str, config: Any, result: dict[str, Any]) -> None:

@@ -49,7 +49,7 @@ def parser_of(verb: str, config: type, *, purpose: str) -> "Parser":
             continue
         flag = f"--{field.name.replace('_', '-')}"
         repeated = hints[field.name] in (tuple[str, ...], tuple[Path, ...])
-        extra: dict[str, Any] = {"nargs": "+"} if repeated else {}
+        extra: dict[str, Any] = {"nargs": "+", "action": "extend"} if repeated else {}
         parser.add_argument(
             flag,
             dest=f"field_{field.name}",

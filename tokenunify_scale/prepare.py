@@ -1,236 +1,262 @@
 """Volumes to what training reads: WebDataset shards of random crops, or HDF5 files."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from tokenunify_scale.config import ConfigError, DataError, to_dict
-from tokenunify_scale.data.augment import generator, random_box
-from tokenunify_scale.data.crops import CropReader, check_raw, find_mapping
-from tokenunify_scale.data.index import Sample
-from tokenunify_scale.data.pack import finished, shard_bytes, write_shards
-from tokenunify_scale.train.runlog import RunFolder, read_result, track
+from tokenunify_scale.config import to_dict
+from tokenunify_scale.data.augment import AugmentConfig
+from tokenunify_scale.data.changes.preview import draw_contact_sheet
+from tokenunify_scale.data.content import ContentConfig, check_source, find_crops, rate_lines
+from tokenunify_scale.data.copies import missing, names, read_labels, write_copies
+from tokenunify_scale.data.gray import PERCENTILES
+from tokenunify_scale.data.inputs import Source, open_sources
+from tokenunify_scale.data.shards.pack import finished, plan_shards, write_shards
+from tokenunify_scale.data.shards.target import run_folder, whole_file
+from tokenunify_scale.data.shards.verify import read_facts, report_on
+from tokenunify_scale.data.team import Team, assemble
+from tokenunify_scale.train.runlog import read_result
 from tokenunify_scale.volumes.geometry import Box
-from tokenunify_scale.volumes.hdf5 import write_hdf5
-from tokenunify_scale.volumes.volume import Volume, open_volume
-
-SYNTHETIC = "synthetic"
-IN_MEMORY = 512 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """What to prepare, from which volumes, and where."""
 
-    volumes: tuple[str, ...]
+    volumes: tuple[str, ...] = ()
     """Volumes to read: FILE.h5:DATASET, a TIFF stack, or synthetic:seed=7,shape=64x512x512."""
-    out: Path
+    dataset: tuple[str, ...] = ()
+    """Public data sets to read instead, by name; the part of each that pretraining may see."""
+    source: tuple[str, ...] = ()
+    """Your own copies of the volumes of the data set, one a volume in its order."""
+    split: str | None = None
+    """Another part of the data set, such as test."""
+    out: Path | None = None
     """Folder to write to."""
     crops: int = 1000
     """Random crops taken from each volume."""
     crop: tuple[int, int, int] = (16, 160, 160)
     """Size of a crop (z, y, x) in voxels."""
+    sample: Literal["uniform", "content"] = "uniform"
+    """uniform: crops from anywhere. content: blank, padded and saturated places are left out."""
+    content: ContentConfig = field(default_factory=ContentConfig)
+    """When a crop shows nothing."""
     seed: int = 0
     """Seed of the places of the crops."""
     per_shard: int = 500
     """Crops in one tar."""
+    percentiles: tuple[float, float] = PERCENTILES
+    """Of a sample: the intensities that become black and white. uint8 is stored as it is."""
+    looks_like_labels: Literal["refuse", "allow"] = "refuse"
+    """What to do with a volume of 8 or 16 bits whose neighbours are as equal as in no image."""
     write: Literal["shards", "hdf5"] = "shards"
     """shards: random crops. hdf5: whole volumes, a synthetic one with its labels."""
+    verify: Path | None = None
+    """Check this folder of shards instead: sizes, sha256, and that each crop can be read."""
+    preview: Path | None = None
+    """Draw a PNG of what each augmentation does to a crop of the first volume, and stop."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """What the preview draws; the shards hold crops as they are."""
 
     def __post_init__(self) -> None:
-        """Refuse counts below 1."""
-        if not self.volumes:
-            raise ValueError("volumes is empty: name at least one")
+        """Refuse requests for nothing or for two things, and counts below 1."""
+        asked = {"--volumes": self.volumes, "--dataset": self.dataset, "--verify": self.verify}
+        given = [flag for flag, value in asked.items() if value]
+        if self.verify and self.preview:
+            given.append("--preview")
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} exclude each other: give one")
+        if not given and self.preview is None:
+            raise ValueError(
+                "name what to read: --volumes FILE or --dataset NAME; or --verify FOLDER to check "
+                "shards, or --preview FILE.png"
+            )
+        if (self.source or self.split) and len(self.dataset) != 1:
+            raise ValueError("--source and --split belong to one --dataset, by its name")
+        if self.out is None and self.verify is None and self.preview is None:
+            raise ValueError("out is missing: say where to write with --out FOLDER")
+        if self.preview is not None and self.preview.suffix.lower() != ".png":
+            raise ValueError(f"preview is a PNG: {self.preview} should end in .png")
         if min(self.crops, self.per_shard, *self.crop) < 1 or self.seed < 0:
             raise ValueError(
                 f"crops ({self.crops}), per_shard ({self.per_shard}) and crop {self.crop} start "
                 f"at 1, seed ({self.seed}) at 0"
             )
+        if not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
+            raise ValueError(f"percentiles rise within [0, 100], got {self.percentiles}")
 
 
 def plan(config: Config) -> dict:
-    """What ``run`` would write, without writing: counts, bytes before compression, files.
+    """What ``run`` would do, without doing it: counts, bytes before compression, files.
 
     Raises:
-        DataError: a volume is missing, is not raw, or is smaller than the crop.
+        ConfigError: no such data set, or it cannot be read in place.
+        DataError: a volume is missing, is not raw, or is smaller than the crop; no such shards.
     """
-    with _volumes(config) as volumes:
-        facts = [_facts(volume) for volume in volumes]
+    if config.verify:
+        index = read_facts(config.verify)
+        size = sum(shard.bytes for shard in index.shards)
+        counts = {"samples": index.count, "shards": len(index.shards), "bytes": size}
+        return {"folder": str(config.verify), **counts}
+    with _sources(config) as sources:
+        facts = [source.facts() for source in sources]
+        if config.preview:
+            return {"volumes": facts[:1], "files": [str(config.preview)]}
         if config.write == "hdf5":
-            files = [str(config.out / name) for name in _names(config.volumes)]
-            size = sum(math.prod(v.shape) * v.dtype.itemsize for v in volumes)
+            files = [str(config.out / name) for name in names(sources)]
+            size = sum(math.prod(s.box.shape) * s.volume.dtype.itemsize for s in sources)
             return {"volumes": facts, "files": files, "bytes": size}
     samples = config.crops * len(facts)
-    whole, rest = divmod(samples, config.per_shard)
-    shards = whole + (rest > 0)
-    size = whole * shard_bytes(config.per_shard, crop=config.crop)
-    size += shard_bytes(rest, crop=config.crop) if rest else 0
-    first, last = (str(config.out / f"shard-{n:06d}.tar") for n in (0, shards - 1))
-    files = [first] if shards == 1 else [first, "...", last]
-    return {"volumes": facts, "samples": samples, "shards": shards, "bytes": size, "files": files}
+    files = plan_shards(samples, per_shard=config.per_shard, crop=config.crop)
+    shown = [files[0][0]] if len(files) == 1 else [files[0][0], "...", files[-1][0]]
+    return {
+        "volumes": facts,
+        "samples": samples,
+        "shards": len(files),
+        "bytes": sum(size for _, size in files),
+        "files": [name if name == "..." else str(config.out / name) for name in shown],
+    }
 
 
 def run(config: Config) -> dict:
     """Write the shards (or HDF5 files), and result.json; what is finished is not written again.
 
+    All processes that an MPI launcher started share the work; rank 0 speaks, and gets the result.
+
     Raises:
         ConfigError: ``out`` holds what another request wrote.
-        DataError: a volume is missing, is not raw, has NaNs, or is smaller than the crop.
-        HostError: the disk is full.
+        DataError: a volume is missing, is not raw, has NaNs, shows nothing, or is smaller than
+            the crop; shards that were to be checked are damaged.
+        HostError: the disk is full; another process writes to ``out``; no mpi4py under MPI.
     """
-    with _volumes(config) as volumes:
-        return _copy(config, volumes) if config.write == "hdf5" else _shards(config, volumes)
+    with assemble() as team, ExitStack() as stack:
+        if config.verify:
+            report_on(config.verify, team=team)
+            return {}
+        with team.together():
+            sources = stack.enter_context(_sources(config))
+        if config.preview:
+            return _preview(config, sources, team)
+        write = _copies if config.write == "hdf5" else _shards
+        result = write(config, sources, team)
+        return result if team.leads else {}
 
 
-def _shards(config: Config, volumes: Sequence[Volume]) -> dict:
-    """Write the crops of all volumes as shards."""
-    facts = [_facts(volume) for volume in volumes]
-    chosen = {key: value for key, value in to_dict(config).items() if key not in ("out", "volumes")}
-    request = {"volumes": facts, **chosen}
-    index = finished(config.out, request=request)
-    result = read_result(config.out)
-    if index is not None and result is not None:
+def _shards(config: Config, sources: Sequence[Source], team: Team) -> dict:
+    """Write the crops of all sources as shards."""
+    facts = [source.facts() for source in sources]
+    request = {"volumes": facts, **_request(config)}
+
+    def there() -> dict | None:
+        index, result = finished(config.out, request=request), read_result(config.out)
+        if index is None or result is None:
+            return None
         print(f"{config.out}: all {index.count} crops are there already, nothing to do")
         return result
-    folder = RunFolder.create(config.out, verb="prepare", config=to_dict(config))
-    if index is None:
-        samples = RandomCrops(volumes, count=config.crops, crop=config.crop, seed=config.seed)
-        sizes = {volume.voxel_size for volume in volumes}
-        described = {
-            "crop": config.crop,
-            "voxel_size": sizes.pop() if len(sizes) == 1 else None,
-            "volumes": [
-                {**fact, "mapping": mapping and asdict(mapping)}
-                for fact, mapping in zip(facts, samples.mappings, strict=True)
-            ],
-            "request": request,
-        }
-        index = write_shards(samples, config.out, per_shard=config.per_shard, index=described)
-    size = sum(shard.bytes for shard in index.shards)
-    counts = f"crops: {index.count}, shards: {len(index.shards)}"
-    print(f"{config.out}: {counts}, {size / 1e6:.1f} MB")
-    return folder.finish(samples=index.count, shards=len(index.shards), bytes=size, volumes=facts)
 
-
-class RandomCrops(Sequence[Sample]):
-    """The samples of a request: ``count`` uniform crops of each volume, one volume after another.
-
-    Sample ``i`` is a function of the seed and ``i``, so any part can be written by anyone.
-    """
-
-    def __init__(
-        self, volumes: Sequence[Volume], *, count: int, crop: tuple[int, int, int], seed: int
-    ) -> None:
-        """Find each volume's mapping to uint8; ``crop`` in zyx voxels."""
-        self.volumes, self.count, self.crop, self.seed = volumes, count, crop, seed
-        self.mappings = [find_mapping(volume) for volume in volumes]
-        self._current: tuple[int, CropReader] | None = None
-
-    def __len__(self) -> int:
-        """Number of samples of all volumes."""
-        return self.count * len(self.volumes)
-
-    def __getitem__(self, sample: int) -> Sample:
-        """The crop, uint8 [D, H, W], and the number of its volume and its box there."""
-        if not 0 <= sample < len(self):
-            raise IndexError(f"sample {sample} of {len(self)}")
-        number, turn = divmod(sample, self.count)
-        rng = generator(self.seed, number, turn)
-        box = random_box(rng, self.volumes[number].shape, crop=self.crop)
-        meta = {"volume": number, "box": [list(box.start), list(box.stop)]}
-        return self._reader(number).read(box), meta
-
-    def _reader(self, number: int) -> CropReader:
-        """The reader of a volume; only the latest is kept, and with it one volume in memory."""
-        if self._current is None or self._current[0] != number:
-            volume, mapping = self.volumes[number], self.mappings[number]
-            self._current = (number, CropReader(volume, mapping=mapping, in_memory=IN_MEMORY))
-        return self._current[1]
-
-
-def _copy(config: Config, volumes: Sequence[Volume]) -> dict:
-    """Write each volume to an HDF5 file of its own, a synthetic one with labels."""
-    paths = [config.out / name for name in _names(config.volumes)]
-    pairs = list(zip(volumes, paths, strict=True))
-    todo = [(volume, path) for volume, path in pairs if not _is_copy(path, of=volume)]
-    result = read_result(config.out)
-    if not todo and result is not None:
-        print(f"{config.out}: all {len(paths)} volumes are there already, nothing to do")
+    if (result := team.ask(there)) is not None:
         return result
-    folder = RunFolder.create(config.out, verb="prepare", config=to_dict(config))
-    for volume, path in track(todo, total=len(todo), description="volumes", unit="volume"):
-        datasets = {"raw": volume.read()}
-        if _is_synthetic(volume.path):
-            with open_volume(_labels_of(volume.path)) as labels:
-                datasets["labels"] = labels.read()
-        attributes = {"source": volume.path}
-        if volume.voxel_size is not None:
-            attributes["voxel_size"] = volume.voxel_size
-        write_hdf5(path, datasets, attributes={name: attributes for name in datasets})
-    for path in paths:
-        print(path)
-    facts = [_facts(volume) for volume in volumes]
-    return folder.finish(files=[str(path) for path in paths], volumes=facts)
+    samples = find_crops(sources, team=team, **_places(config))
+    sizes = {source.voxel_size for source in sources}
+    described = {
+        "crop": config.crop,
+        "voxel_size": sizes.pop() if len(sizes) == 1 else None,
+        "volumes": [
+            {**fact, "mapping": mapping and asdict(mapping)}
+            for fact, mapping in zip(facts, samples.mappings, strict=True)
+        ],
+        "request": request,
+    }
+    with run_folder(config.out, config=to_dict(config), results="shard-*.tar", team=team) as folder:
+        index = write_shards(
+            samples, config.out, per_shard=config.per_shard, index=described, team=team
+        )
+        size = sum(shard.bytes for shard in index.shards)
+        written = {"samples": index.count, "shards": len(index.shards), "bytes": size}
+        result = team.ask(lambda: folder.finish(**written, volumes=facts))
+    if team.leads:
+        counts = f"crops: {index.count}, shards: {len(index.shards)}"
+        rates = rate_lines(index.volumes, count=config.crops)
+        print("\n".join([*rates, f"{config.out}: {counts}, {size / 1e6:.1f} MB"]))
+    return result
 
 
-def _is_copy(path: Path, *, of: Volume) -> bool:
-    """Whether a file is the finished copy of a volume; another file of its name is an error."""
-    if not path.exists():
-        return False
-    with open_volume(f"{path}:raw") as held:
-        source, shape = held.attributes.get("source"), tuple(held.shape)
-    if source != of.path or shape != tuple(of.shape):
-        raise ConfigError(f"{path} exists and is no copy of {of.path}; choose another --out")
-    return True
+def _request(config: Config) -> dict:
+    """What of a config decides the shards, as plain data."""
+    keys = ["crops", "crop", "sample", "seed", "per_shard", "percentiles", "write"]
+    keys += ["content"] if config.sample == "content" else []
+    return {key: value for key, value in to_dict(config).items() if key in keys}
 
 
-@contextmanager
-def _volumes(config: Config) -> Iterator[list[Volume]]:
-    """All volumes of the request, open and checked."""
-    with ExitStack() as stack:
-        volumes = [stack.enter_context(open_volume(path)) for path in config.volumes]
-        for volume in volumes:
-            check_raw(volume)
-            fits = Box.of(volume.shape).contains(Box.of(config.crop))
-            if config.write == "shards" and not fits:
-                raise DataError(
-                    f"{volume.path} has shape {tuple(volume.shape)}: a crop of {config.crop} "
-                    f"(zyx voxels) does not fit; choose a smaller --crop"
-                )
-        yield volumes
-
-
-def _facts(volume: Volume) -> dict:
-    """Path, shape, type and voxel size of a volume, as plain data."""
+def _places(config: Config) -> dict:
+    """What of a config decides where crops are, and how they become uint8."""
     return {
-        "path": volume.path,
-        "shape": [int(side) for side in volume.shape],
-        "dtype": str(volume.dtype),
-        "voxel_size": volume.voxel_size and [float(side) for side in volume.voxel_size],
+        "count": config.crops,
+        "crop": config.crop,
+        "seed": config.seed,
+        "content": config.content if config.sample == "content" else None,
+        "percentiles": config.percentiles,
+        "labels": config.looks_like_labels,
     }
 
 
-def _names(volumes: Sequence[str]) -> list[str]:
-    """A file name for each volume: its own stem, numbered where two have the same."""
-    names: list[str] = []
-    for path in volumes:
-        stem = SYNTHETIC if _is_synthetic(path) else Path(path.partition(":")[0]).stem
-        name, number = f"{stem}.h5", 2
-        while name in names:
-            name, number = f"{stem}_{number}.h5", number + 1
-        names.append(name)
-    return names
+def _copies(config: Config, sources: Sequence[Source], team: Team) -> dict:
+    """Write each volume to an HDF5 file of its own."""
+
+    def there() -> tuple[list[int], dict | None]:
+        return missing(sources, config.out), read_result(config.out)
+
+    todo, result = team.ask(there)
+    paths = [str(config.out / name) for name in names(sources)]
+    if not todo and result is not None:
+        if team.leads:
+            print(f"{config.out}: all {len(paths)} volumes are there already, nothing to do")
+        return result
+
+    def check(number: int) -> None:
+        check_source(sources[number], labels=config.looks_like_labels)
+
+    team.deal(todo, check)
+    with run_folder(config.out, config=to_dict(config), results="*.h5", team=team) as folder:
+        write_copies(sources, config.out, numbers=todo, team=team)
+        facts = [source.facts() for source in sources]
+        result = team.ask(lambda: folder.finish(files=paths, volumes=facts))
+    if team.leads:
+        print("\n".join(paths))
+    return result
 
 
-def _is_synthetic(path: str) -> bool:
-    return path.partition(":")[0] == SYNTHETIC
+def _preview(config: Config, sources: Sequence[Source], team: Team) -> dict:
+    """Draw what augmentation does to the first crop of the first volume."""
+    samples = find_crops(sources[:1], team=team, **_places(config))
+
+    def draw() -> None:
+        (crop, meta), source = samples[0], sources[0]
+        labels = read_labels(source.volume, Box(*map(tuple, meta["box"])))
+        with whole_file(config.preview) as path:
+            size = source.voxel_size
+            draw_contact_sheet(
+                path, crop, labels, config=config.augment, seed=config.seed, voxel_size=size
+            )
+        print(f"{config.preview}: {source.volume.path} at {meta['box'][0]} (zyx voxels)")
+
+    team.ask(draw)
+    return {}
 
 
-def _labels_of(path: str) -> str:
-    """The labels of a synthetic volume."""
-    words = [word for word in path.partition(":")[2].split(",") if word]
-    words = [word for word in words if not word.startswith("dataset=")]
-    return f"{SYNTHETIC}:{','.join((*words, 'dataset=labels'))}"
+def _sources(config: Config) -> AbstractContextManager[list[Source]]:
+    """All volumes of the request, open and checked; one made up where a preview names none."""
+    volumes = config.volumes
+    if not volumes and not config.dataset:
+        z, y, x = config.crop
+        volumes = (f"synthetic:seed={config.seed},shape={z}x{max(y, 16)}x{max(x, 16)}",)
+    return open_sources(
+        volumes,
+        datasets=config.dataset,
+        copies=config.source,
+        split=config.split,
+        crop=config.crop if config.write == "shards" or config.preview else None,
+    )

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import torch
 
 from tokenunify_scale.config import ConfigError, DataError, Named
-from tokenunify_scale.data.stream import Stream, batches
+from tokenunify_scale.data.augment import AugmentConfig, unchanged
+from tokenunify_scale.data.stream import Stream, StreamConfig, batches
 from tokenunify_scale.models.count import cost
 from tokenunify_scale.models.emmamba import SIZES
 from tokenunify_scale.models.load import build_chosen, describe, parameters_of, strategy_of
@@ -32,8 +33,9 @@ CHANNELS = 1  # in and out: grey crops, reconstructed
 class Config(Training):
     """One pretraining run."""
 
-    shards: tuple[Path, ...] = (Path("shards"),)
-    """Folders that prepare wrote; each is a data set, all equally probable."""
+    shards: tuple[str, ...] = ("shards",)
+    """Folders that prepare wrote, or their URLs; each is a data set, by default all equally
+    probable."""
 
     out: Path = Path("runs/pretrain")
     """The run folder; a run that was stopped there goes on."""
@@ -50,6 +52,12 @@ class Config(Training):
 
     crop: tuple[int, int, int] | None = None
     """Size (z, y, x) of a training crop in voxels; a random part of the stored one."""
+
+    data: StreamConfig = field(default_factory=StreamConfig)
+    """Mixture, shuffling, damaged samples, cache and loading ahead."""
+
+    augment: AugmentConfig = field(default_factory=unchanged)
+    """Random changes of the crops; none unless named: --set augment.flip.p=0.5."""
 
 
 def plan(config: Config) -> dict[str, Any]:
@@ -92,7 +100,7 @@ def run(config: Config) -> dict[str, Any]:
         DataError: shards or checkpoint are missing or damaged.
         DivergedError: the loss is not finite.
     """
-    stream = Stream(config.shards, seed=config.seed, crop=config.crop)
+    stream = _stream(config)
     _check(config, crop=stream.crop, world=int(os.environ.get("WORLD_SIZE", "1")))
     world = join()
     settings = _check(config, crop=stream.crop, world=world.size)
@@ -100,7 +108,9 @@ def run(config: Config) -> dict[str, Any]:
     backbone = build_chosen(config.model, in_channels=CHANNELS, out_channels=CHANNELS)
     return run_job(
         build_objective(config.objective, backbone=backbone, seed=config.seed),
-        partial(batches, stream),
+        partial(
+            batches, stream, workers=config.data.workers, prefetch=config.data.prefetch
+        ),
         verb="pretrain",
         config=config,
         settings=settings,
@@ -112,14 +122,24 @@ def run(config: Config) -> dict[str, Any]:
             objective=config.objective.name,
         ),
         environment={"scan": backend.describe(world.device.type)},
-        facts={"shards": [str(folder) for folder in config.shards]},
+        facts={"shards": list(config.shards)},
+    )
+
+
+def _stream(config: Config) -> Stream:
+    return Stream(
+        config.shards,
+        seed=config.seed,
+        crop=config.crop,
+        config=config.data,
+        augment=config.augment,
     )
 
 
 def _crop(config: Config) -> tuple[tuple[int, int, int], str]:
     """The crop a run would use, and what can be said of its data before it starts."""
     try:
-        stream = Stream(config.shards, seed=config.seed, crop=config.crop)
+        stream = _stream(config)
     except DataError as error:
         return config.crop or CROP, f"not there yet ({error})"
     return stream.crop, f"{sum(stream.counts)} crops in {len(stream.counts)} folders"

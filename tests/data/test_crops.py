@@ -2,15 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from tokenunify_scale.config import ConfigError, DataError
-from tokenunify_scale.data.augment import AugmentConfig
+from tokenunify_scale.config import ConfigError, DataError, build
+from tokenunify_scale.data.augment import AugmentConfig, change_names
 from tokenunify_scale.data.crops import (
     CropReader,
-    GrayMapping,
     LabelledCrops,
-    find_mapping,
     has_labelled_pair,
-    read_gray,
     relabel,
 )
 from tokenunify_scale.volumes.geometry import Box
@@ -81,7 +78,9 @@ def test_a_crop_is_a_function_of_seed_and_position(tmp_path):
 
 def test_labels_move_with_augmented_crops(tmp_path):
     raw, labels = pair(tmp_path)
-    augment = AugmentConfig(flip=0.5, transpose=0.5, intensity=0, noise=0, missing=0)
+    moves = {"flip": {"p": 0.5}, "transpose": {"p": 0.5}}
+    still = {name: {"p": 0.0} for name in change_names() if name not in moves}
+    augment = build(AugmentConfig, {**moves, **still})
     batch = LabelledCrops(raw, labels, crop=CROP, seed=0, augment=augment).batch(0, 20)
     assert torch.equal(batch["labels"], batch["crops"][:, 0].long() // 64)
 
@@ -135,62 +134,6 @@ def test_a_reader_gives_the_same_from_memory_and_from_disk(tmp_path):
     for reader in (kept, lazy):
         assert np.array_equal(reader.read(part), whole[part.slices])
     assert kept.kept is not None and lazy.kept is None
-
-
-@pytest.mark.parametrize("dtype, scale", [(np.uint16, 65535), (np.float32, 1.0), (np.int16, 999)])
-def test_wide_volumes_are_mapped_between_percentiles(tmp_path, dtype, scale):
-    ramp = np.linspace(0, 1, 4000).reshape(4, 10, 100)
-    wide = volume(tmp_path, (ramp * scale).astype(dtype))
-    mapping = find_mapping(wide)
-    assert (mapping.low, mapping.high) == tuple(np.percentile(wide.read(), (0.5, 99.5)))
-    gray = read_gray(wide, Box.of(wide.shape), mapping=mapping).ravel().astype(int)
-    assert gray[0] == 0 and gray[-1] == 255 and (np.diff(gray) >= 0).all()
-    assert abs(gray[2000] - 127.5) < 2
-
-
-def test_a_large_volume_is_mapped_by_a_sample_of_it(tmp_path):
-    noise = np.random.default_rng(0).integers(0, 1000, (70, 300, 250)).astype(np.uint16)
-    reads = []
-
-    class Watched:
-        path, shape, dtype = "large", noise.shape, noise.dtype
-
-        def read(self, box):
-            reads.append(box)
-            return noise[box.slices]
-
-    mapping = find_mapping(Watched())
-    assert mapping.low == pytest.approx(5, abs=1) and mapping.high == pytest.approx(994, abs=1)
-    assert len(reads) == 4 * 4 * 3 and {box.shape for box in reads} == {(16, 64, 64)}
-    seen = np.zeros(noise.shape, np.uint8)
-    for box in reads:
-        seen[box.slices] += 1
-    assert seen.max() == 1
-
-
-def test_uint8_stays_as_it_is(tmp_path):
-    raw, _ = pair(tmp_path)
-    assert find_mapping(raw) is None
-    assert np.array_equal(read_gray(raw, Box.of(SHAPE), mapping=None), raw.read())
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_values_that_are_no_numbers_are_refused_where_they_are(tmp_path, bad):
-    values = np.random.default_rng(0).random(SHAPE).astype(np.float32)
-    values[3, 4, 5] = bad
-    wide = volume(tmp_path, values)
-    with pytest.raises(DataError, match="raw.h5:raw: NaN or infinity"):
-        find_mapping(wide)
-    with pytest.raises(DataError, match=r"in the box \(2, 0, 0\) to \(4, 9, 9\)"):
-        read_gray(wide, Box((2, 0, 0), (4, 9, 9)), mapping=GrayMapping(0.0, 1.0))
-
-
-def test_volumes_without_contrast_or_intensities_are_refused(tmp_path):
-    with pytest.raises(DataError, match="no contrast"):
-        find_mapping(volume(tmp_path, np.full(SHAPE, 7, np.uint16)))
-    for dtype in (np.uint32, np.int64):
-        with pytest.raises(DataError, match="looks like labels"):
-            find_mapping(volume(tmp_path, np.zeros(SHAPE, dtype)))
 
 
 def test_relabelling_keeps_objects_apart_and_background_zero():

@@ -1,18 +1,31 @@
-import threading
-from collections import Counter
+import shutil
+from dataclasses import replace
+from functools import partial
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from tokenunify_scale.config import ConfigError, DataError
-from tokenunify_scale.data.augment import AugmentConfig
-from tokenunify_scale.data.pack import write_shards
-from tokenunify_scale.data.stream import Stream, batches, sample_at, shares
+from tokenunify_scale.config.build import build
+from tokenunify_scale.data.augment import AugmentConfig, only, unchanged
+from tokenunify_scale.data.batches import batches
+from tokenunify_scale.data.order import Order
+from tokenunify_scale.data.shards.pack import write_shards
+from tokenunify_scale.data.stream import Stream, StreamConfig
+from tokenunify_scale.volumes import store
+
+CROP = (2, 4, 4)
+COUNTS = (22, 9)
+SHARDS = ((4, 4, 4, 4, 4, 2), (4, 4, 1))
+MIXUP = replace(AugmentConfig(), mixup=replace(AugmentConfig().mixup, p=0.9))
+STRICT = StreamConfig(window=2, weights=(2, 1))
+SKIP = replace(STRICT, damaged="skip")
 
 
-def write(folder, *, count, dataset, crop=(2, 4, 4), voxel_size=(40.0, 8.0, 8.0)):
+def write(folder, *, count, dataset, crop=CROP, voxel_size=(40.0, 8.0, 8.0)):
     """Crops whose first two voxels say data set and sample."""
     samples = []
     for number in range(count):
@@ -27,116 +40,130 @@ def write(folder, *, count, dataset, crop=(2, 4, 4), voxel_size=(40.0, 8.0, 8.0)
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("sets")
-    counts = (7, 3)
-    return [write(root / str(n), count=c, dataset=n) for n, c in enumerate(counts)]
+    return [write(root / str(n), count=c, dataset=n) for n, c in enumerate(COUNTS)]
 
 
 @pytest.fixture(scope="module")
-def stream(folders):
-    return Stream(folders, seed=3)
+def broken(folders, tmp_path_factory):
+    """The same with sample 5 of the first set spoiled, tar 3 cut in the middle, tar 5 gone."""
+    root = tmp_path_factory.mktemp("broken")
+    copies = [shutil.copytree(folder, root / folder.name) for folder in folders]
+    with open(copies[0] / "shard-000001.tar", "r+b") as file:
+        file.seek(Stream(copies, seed=0).sets[0].index.shards[1].offsets[1])
+        file.write(b"\xff" * 512)
+    cut = copies[0] / "shard-000003.tar"
+    with open(cut, "r+b") as file:
+        file.truncate(cut.stat().st_size // 4)
+    (copies[0] / "shard-000005.tar").unlink()
+    return copies
 
 
-def keys(batch):
-    return [(int(crop[0, 0, 0, 0]), int(crop[0, 0, 0, 1])) for crop in batch["crops"]]
+FAR = "https://host"
+LOST = {5, *range(12, 16), 20, 21}
+"""Samples of the first set of ``broken`` that cannot be read."""
 
 
-@pytest.mark.parametrize("counts", [(1,), (2,), (5,), (64,), (1000,), (7, 3), (4, 5, 6)])
-def test_each_epoch_of_each_data_set_is_a_permutation(counts):
-    epochs = 3
-    rounds = max(counts) * epochs
-    order = [sample_at(p, seed=1, counts=counts) for p in range(rounds * len(counts))]
-    for dataset, count in enumerate(counts):
-        drawn = [sample for d, sample in order if d == dataset]
-        assert len(drawn) == rounds
-        for start in range(0, rounds - count + 1, count):
-            assert sorted(drawn[start : start + count]) == list(range(count))
+@pytest.fixture
+def network(monkeypatch):
+    """URLs are paths behind ``FAR``; each download is noted."""
+    downloads = []
+
+    def download(url, path, *, bytes):
+        downloads.append(url)
+        shutil.copyfile(url.removeprefix(FAR), path)
+
+    monkeypatch.setattr(store, "read_bytes", lambda url: Path(url.removeprefix(FAR)).read_bytes())
+    monkeypatch.setattr(store, "download", download)
+    return downloads
 
 
-def test_data_sets_have_equal_shares_whatever_their_sizes():
-    counts = (3, 1000, 40)
-    order = [sample_at(p, seed=0, counts=counts)[0] for p in range(9000)]
-    assert set(Counter(order).values()) == {3000}
-    firsts = Counter(order[::3])  # no data set always comes first in its round
-    assert min(firsts.values()) > 900
+def keys(crops):
+    return [(int(crop[0, 0, 0, 0]), int(crop[0, 0, 0, 1])) for crop in crops]
 
 
-def test_epochs_and_seeds_differ_and_orders_look_random():
-    count = 1000
-
-    def epoch(number, seed):
-        span = range(number * count, number * count + count)
-        return np.array([sample_at(p, seed=seed, counts=(count,))[1] for p in span])
-
-    a, b, c = epoch(0, 0), epoch(1, 0), epoch(0, 1)
-    for other in (b, c, np.arange(count)):
-        assert np.mean(a == other) < 0.01
-        assert abs(np.corrcoef(a, other)[0, 1]) < 0.1
-    assert abs(np.corrcoef(a[1:], a[:-1])[0, 1]) < 0.1
-
-
-def test_every_order_of_three_samples_is_about_as_frequent():
-    orders = Counter(
-        tuple(sample_at(p, seed=seed, counts=(3,))[1] for p in range(3)) for seed in range(1200)
-    )
-    assert len(orders) == 6 and min(orders.values()) > 120
-
-
-def test_the_order_is_the_recorded_one():
-    drawn = [sample_at(p, seed=5, counts=(6, 4)) for p in range(10)]
-    assert drawn == [(0, 4), (1, 3), (0, 1), (1, 0), (1, 1), (0, 0), (0, 2), (1, 2), (0, 3), (1, 3)]
-
-
-def test_positions_that_do_not_exist_are_refused():
-    for position, counts in ((-1, (3,)), (0, ()), (0, (3, 0))):
-        with pytest.raises(ValueError, match="no sample"):
-            sample_at(position, seed=0, counts=counts)
-
-
-def test_a_batch_holds_the_crops_of_its_positions(stream):
-    batch = stream.batch(5, 4)
-    assert batch["crops"].shape == (4, 1, 2, 4, 4) and batch["crops"].dtype == torch.uint8
-    assert batch["positions"].tolist() == [5, 6, 7, 8] and batch["positions"].dtype == torch.int64
-    assert keys(batch) == [sample_at(p, seed=3, counts=(7, 3)) for p in range(5, 9)]
-    assert stream.voxel_size == (40.0, 8.0, 8.0)
-
-
-def read(stream, *, start, steps, global_batch=12, world=1, micro=None, workers=1):
-    """Keys and crops of each step, ranks and micro-batches put together in their order."""
+def read(stream, *, start, steps, global_batch=24, world=1, micro=None, workers=1):
+    """Positions, crops, ... of some steps, those of ranks and micro-batches put in their order."""
     split = {"global_batch": global_batch, "world": world, "micro": micro, "workers": workers}
     parts = global_batch // world // (micro or global_batch // world)
     ranks = [stream.batches(start, rank=rank, **split) for rank in range(world)]
-    result = []
-    for _ in range(steps):
-        got = [batch for rank in ranks for batch in islice(rank, parts)]
-        positions = torch.cat([batch["positions"] for batch in got])
-        result.append((positions, torch.cat([batch["crops"] for batch in got])))
+    got = [list(islice(rank, steps * parts)) for rank in ranks]
     for rank in ranks:
         rank.close()
-    return result
+    ordered = [
+        part for s in range(steps) for rank in got for part in rank[s * parts : (s + 1) * parts]
+    ]
+    return {name: torch.cat([part[name] for part in ordered]) for name in ordered[0]}
 
 
 def same(a, b):
-    return len(a) == len(b) and all(
-        torch.equal(x, y)
-        for one, two in zip(a, b, strict=True)
-        for x, y in zip(one, two, strict=True)
-    )
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("world, micro, workers", [(2, 3, 1), (3, 2, 0), (3, 4, 4), (1, 1, 4)])
+def test_a_batch_holds_the_crops_of_its_positions(folders):
+    stream = Stream(folders, seed=3, config=STRICT)
+    batch = stream.batch(5, 4)
+    assert batch["crops"].shape == (4, 1, 2, 4, 4) and batch["crops"].dtype == torch.uint8
+    assert batch["positions"].tolist() == [5, 6, 7, 8] and batch["positions"].dtype == torch.int64
+    order = Order(SHARDS, seed=3, weights=(2, 1), window=2)
+    assert keys(batch["crops"]) == [order.at(position) for position in range(5, 9)]
+    assert stream.voxel_size == (40.0, 8.0, 8.0) and stream.counts == COUNTS
+    assert set(batch) == {"crops", "positions"}
+
+
+def test_the_samples_read_are_the_recorded_ones(folders):
+    stream = Stream(folders, seed=7, config=STRICT)
+    assert keys(stream.batch(0, 24)["crops"]) == [
+        (1, 1), (0, 17), (0, 5), (0, 16), (1, 3), (0, 18), (1, 8), (0, 7), (0, 4), (0, 19),
+        (1, 0), (0, 6), (0, 0), (0, 10), (1, 2), (0, 3), (1, 4), (0, 8), (1, 5), (0, 1), (0, 11),
+        (0, 9), (1, 6), (0, 2),
+    ]  # fmt: skip
+    assert keys(Stream(folders, seed=7).batch(0, 12)["crops"]) == [
+        (1, 7), (0, 8), (0, 10), (1, 1), (1, 3), (0, 17), (1, 4), (0, 5), (0, 16), (1, 5),
+        (1, 8), (0, 2),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("workers", [0, 1, 4])
+@pytest.mark.parametrize("world, micro", [(1, None), (1, 1), (2, 3), (3, 2), (3, None), (8, 1)])
 def test_a_step_is_the_same_for_any_world_micro_batch_and_workers(folders, world, micro, workers):
-    stream = Stream(folders, seed=3, crop=(1, 2, 2), augment=AugmentConfig())
-    whole = read(stream, start=0, steps=3)
-    assert whole[1][0].tolist() == list(range(12, 24))
-    assert same(whole, read(stream, start=0, steps=3, world=world, micro=micro, workers=workers))
+    whole = read(Stream(folders, seed=3, config=STRICT), start=0, steps=4)
+    assert whole["positions"].tolist() == list(range(96))
+    order = Order(SHARDS, seed=3, weights=(2, 1), window=2)
+    assert keys(whole["crops"]) == [order.at(position) for position in range(96)]
+    again = Stream(folders, seed=3, config=STRICT)
+    split = {"world": world, "micro": micro, "workers": workers}
+    assert same(whole, read(again, start=0, steps=4, **split))
 
 
-def test_resuming_from_an_integer_at_another_world_equals_never_stopped(folders):
-    stream = Stream(folders, seed=3, crop=(2, 3, 3), augment=AugmentConfig())
-    whole = read(stream, start=0, steps=4)
-    again = Stream(folders, seed=3, crop=(2, 3, 3), augment=AugmentConfig())
-    assert same(whole[2:], read(again, start=24, steps=2, world=2, micro=2))
-    assert not same(whole, read(Stream(folders, seed=4, crop=(2, 3, 3)), start=0, steps=4))
+@pytest.mark.parametrize("world, workers", [(2, 0), (3, 4), (8, 1)])
+def test_random_changes_too_are_the_same_for_any_world_and_workers(folders, world, workers):
+    def opened():
+        return Stream(folders, seed=3, crop=(2, 3, 3), config=STRICT, augment=MIXUP)
+
+    whole = read(opened(), start=0, steps=2)
+    assert same(whole, read(opened(), start=0, steps=2, world=world, workers=workers))
+    assert not same(whole, read(Stream(folders, seed=3, crop=(2, 3, 3)), start=0, steps=2))
+
+
+@pytest.mark.parametrize("first, second", [(1, 3), (3, 2), (8, 1)])
+def test_resumed_after_any_step_at_another_world_no_sample_is_lost_or_repeated(
+    folders, first, second
+):
+    def part(start, steps, world):
+        stream = Stream(folders, seed=3, config=STRICT)
+        return keys(read(stream, start=24 * start, steps=steps, world=world)["crops"])
+
+    whole = part(0, 4, 1)
+    for stop in (1, 2, 3):
+        assert part(0, stop, first) + part(stop, 4 - stop, second) == whole
+    for dataset, count in enumerate(COUNTS):
+        samples = [sample for d, sample in whole if d == dataset]
+        assert sorted(samples[:count]) == list(range(count))
+
+
+def test_seeds_differ(folders):
+    a, b = (keys(Stream(folders, seed=seed).batch(0, 60)["crops"]) for seed in (3, 4))
+    assert a != b
 
 
 def test_a_sub_crop_is_a_part_of_the_stored_crop_and_moves_about(folders):
@@ -147,43 +174,169 @@ def test_a_sub_crop_is_a_part_of_the_stored_crop_and_moves_about(folders):
     assert set(corners) == {z * 16 + y * 4 + x for z in (0, 1) for y in (1, 2, 3) for x in (2, 3)}
 
 
-def test_shares_of_ranks_are_equal_contiguous_and_complete():
-    step = [
-        list(islice(shares(100, global_batch=12, rank=r, world=3, micro=2), 4)) for r in range(3)
-    ]
-    assert step[1] == [(104, 2), (106, 2), (116, 2), (118, 2)]
-    starts = sorted(position for rank in step for position, _ in rank)
-    assert starts == list(range(100, 124, 2))
-
-
-@pytest.mark.parametrize(
-    "split", [{"world": 5}, {"micro": 5}, {"rank": 1}, {"rank": -1}, {"micro": 0}]
-)
-def test_a_batch_that_cannot_be_split_is_refused_at_once(stream, split):
-    with pytest.raises(ConfigError):
-        stream.batches(0, global_batch=12, **split)
-
-
-def test_loading_ahead_ends_with_the_iterator(stream):
-    before = threading.active_count()
-    iterator = stream.batches(0, global_batch=2, workers=2)
-    next(iterator)
-    assert threading.active_count() > before
+def test_batches_stay_as_they_are_while_others_are_read(folders):
+    stream = Stream(folders, seed=1)
+    iterator = stream.batches(0, global_batch=4, workers=3)
+    held = list(islice(iterator, 30))
+    copies = [batch["crops"].clone() for batch in held[::2]]
+    held = held[::2]  # the memory of the others may be used again
+    list(islice(iterator, 30))
     iterator.close()
-    assert threading.active_count() == before
+    assert all(torch.equal(batch["crops"], copy) for batch, copy in zip(held, copies, strict=True))
 
 
-def test_an_error_is_raised_where_its_batch_would_stand():
-    class Source:
-        def batch(self, position, size):
-            if position == 4:
-                raise DataError("shard-000001.tar is damaged")
-            return position
+def test_mixup_takes_another_sample_of_the_same_data_set_at_the_same_position(folders, monkeypatch):
+    partners = []
 
-    iterator = batches(Source(), 0, global_batch=2)
-    assert [next(iterator), next(iterator)] == [0, 2]
-    with pytest.raises(DataError, match="shard-000001.tar"):
-        next(iterator)
+    def changed(crop, labels=None, *, partner, **rest):
+        partners.append((keys(crop[None, None])[0], keys(partner()[None, None])[0]))
+        return crop, labels
+
+    monkeypatch.setattr("tokenunify_scale.data.stream.augment", changed)
+    stream = Stream(folders, seed=1, augment=MIXUP)
+    stream.batch(0, 60), stream.batch(20, 20)
+    assert partners[60:] == partners[20:40]
+    assert all(own[0] == other[0] and own != other for own, other in partners)
+    assert len(set(partners[:60])) > 40
+
+
+def test_changes_that_are_switched_off_cost_nothing(folders, monkeypatch):
+    monkeypatch.setattr("tokenunify_scale.data.stream.augment", None)  # not callable
+    plain = Stream(folders, seed=1).batch(0, 30)
+    for off in (AugmentConfig(p=0), unchanged()):
+        assert same(plain, Stream(folders, seed=1, augment=off).batch(0, 30))
+
+
+def test_a_flip_is_a_flip(folders):
+    flips = only(AugmentConfig(), "flip")
+    plain = Stream(folders, seed=1).batch(0, 9)["crops"]
+    flipped = Stream(folders, seed=1, augment=flips).batch(0, 9)["crops"]
+    assert torch.equal(flipped, plain.flip((-3, -2, -1)))
+
+
+def test_a_damaged_sample_stops_the_stream_with_its_name_and_offset(folders, tmp_path):
+    copies = [shutil.copytree(folder, tmp_path / folder.name) for folder in folders]
+    offset = Stream(copies, seed=0).sets[0].index.shards[1].offsets[1]
+    with open(copies[0] / "shard-000001.tar", "r+b") as file:
+        file.seek(offset)
+        file.write(b"\xff" * 512)
+    stream = Stream(copies, seed=3, config=STRICT)
+    place = [stream.order.at(position) for position in range(96)].index((0, 5))
+    for workers in (0, 4):
+        iterator = stream.batches(0, global_batch=1, workers=workers)
+        assert len(list(islice(iterator, place))) == place
+        with pytest.raises(DataError, match=f"shard-000001.tar .*sample 5 at byte {offset}"):
+            next(iterator)
+
+
+def test_a_damaged_folder_stops_before_the_first_sample(broken):
+    with pytest.raises(DataError, match=r"0/shard-00000\d.tar"):
+        Stream(broken, seed=3, config=STRICT)
+
+
+@pytest.mark.parametrize("world, workers", [(1, 1), (2, 0), (3, 4), (8, 1)])
+def test_skipped_samples_are_replaced_alike_everywhere_and_others_stay(
+    folders, broken, world, workers, capfd
+):
+    whole = read(Stream(folders, seed=3, config=SKIP), start=0, steps=4)
+    assert not whole["skipped"].any()
+    stream = Stream(broken, seed=3, config=SKIP)
+    capfd.readouterr()  # what opening says
+    got = read(stream, start=0, steps=4, world=world, workers=workers)
+    told = capfd.readouterr().err.splitlines()
+    assert same(got, read(Stream(broken, seed=3, config=SKIP), start=0, steps=4))
+    assert got["skipped"].dtype == torch.int64
+    before, after = keys(whole["crops"]), keys(got["crops"])
+    for old, new, skipped in zip(before, after, got["skipped"].tolist(), strict=True):
+        lost = old[0] == 0 and old[1] in LOST
+        assert (skipped > 0) == lost and (new == old) == (not lost)
+        assert new[0] == old[0] and not (new[0] == 0 and new[1] in LOST)
+    assert len(told) == 3  # one line for each shard
+    for number, what in ((1, "sample 5"), (3, "cut off"), (5, "missing")):
+        assert sum(f"shard-{number:06d}.tar" in line and what in line for line in told) == 1
+    assert all("byte" in line for line in told)
+
+
+def test_damaged_partners_are_replaced_and_counted_too(broken):
+    config = only(AugmentConfig(), "mixup")
+    plain = Stream(broken, seed=3, config=SKIP).batch(0, 96)
+    mixed = Stream(broken, seed=3, config=SKIP, augment=config).batch(0, 96)
+    assert (mixed["skipped"] >= plain["skipped"]).all()
+    assert mixed["skipped"].sum() > plain["skipped"].sum()
+
+
+def test_a_data_set_of_damage_only_ends_in_an_error(tmp_path):
+    folder = write(tmp_path / "a", count=8, dataset=0)
+    stream = Stream([folder], seed=0, config=replace(SKIP, weights=None))
+    for path in folder.glob("*.tar"):
+        path.write_bytes(b"\xff" * path.stat().st_size)
+    with pytest.raises(DataError, match="position 3: 100 substitutes .*shard-00000"):
+        stream.batch(3, 1)
+
+
+def test_a_remote_folder_is_read_through_the_cache_as_if_it_were_here(folders, network, tmp_path):
+    config = replace(STRICT, cache=tmp_path / "cache", cache_gb=2e-4)
+    far = Stream([FAR + str(folders[0]), folders[1]], seed=3, config=config)
+    near = Stream(folders, seed=3, config=STRICT)
+    assert same(read(far, start=0, steps=3, workers=4), read(near, start=0, steps=3))
+    assert len(network) == len(set(network)) == 6
+
+
+def test_with_room_for_a_window_and_one_shard_each_tar_comes_about_once_an_epoch(
+    folders, network, tmp_path
+):
+    sizes = [shard.bytes for shard in Stream(folders[:1], seed=3).sets[0].index.shards]
+    room = sum(sorted(sizes)[-3:])
+    config = StreamConfig(window=2, cache=tmp_path / "cache", cache_gb=room / 1e9)
+    stream = Stream([FAR + str(folders[0])], seed=3, config=config)
+    for position in range(44):
+        stream.batch(position, 1)
+    assert 6 <= len(network) <= 20  # two epochs of six tars; a few may be fetched too early
+
+
+def test_a_window_and_what_there_is_room_for_of_the_next_are_asked_for_once(
+    folders, network, tmp_path, monkeypatch
+):
+    config = replace(STRICT, cache=tmp_path / "cache", cache_gb=1e-4, weights=None)
+    stream = Stream([FAR + str(folders[0])], seed=3, config=config)
+    asked = []
+    monkeypatch.setattr(stream.sets[0], "prefetch", asked.append)
+    stream.batch(0, 1)
+    window = stream.order.window_of(0)
+    assert asked == [key.sample for key in stream.order.upcoming(window, ahead=2)]
+    stream.batch(1, 21)
+    windows = dict.fromkeys(stream.order.window_of(position) for position in range(22))
+    ahead = [key.sample for w in windows for key in stream.order.upcoming(w, ahead=2)]
+    assert asked == ahead and len(windows) == 3
+
+
+def test_memory_is_pinned_where_there_is_a_gpu_unless_it_is_off(folders, monkeypatch):
+    kinds = {}
+    for gpu in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
+        for pin in ("auto", "off"):
+            stream = Stream(folders, seed=0, config=StreamConfig(pin=pin))
+            kinds[gpu, pin] = stream._buffers.kind
+    assert [key for key, kind in kinds.items() if kind == "pinned"] == [(True, "auto")]
+
+
+def test_a_stream_loads_ahead_as_its_config_says(folders, monkeypatch):
+    got = {}
+    monkeypatch.setattr(
+        "tokenunify_scale.data.stream.batches", lambda source, start, **how: got.update(how)
+    )
+    stream = Stream(folders, seed=0, config=StreamConfig(workers=3, prefetch=7))
+    stream.batches(0, global_batch=4, rank=1, world=2)
+    assert got == {"global_batch": 4, "rank": 1, "world": 2, "workers": 3, "prefetch": 7}
+    stream.batches(0, global_batch=4, workers=0)
+    assert got["workers"] == 0
+
+
+def test_a_stream_can_be_handed_to_batches(folders):
+    stream = Stream(folders, seed=0)
+    iterator = partial(batches, stream)(start=8, global_batch=4, rank=1, world=2, micro=2)
+    assert next(iterator)["positions"].tolist() == [10, 11]
+    iterator.close()
 
 
 def test_folders_that_cannot_be_mixed_are_named(folders, tmp_path):
@@ -192,11 +345,36 @@ def test_folders_that_cannot_be_mixed_are_named(folders, tmp_path):
     )
     with pytest.raises(ConfigError, match="say which crop"):
         Stream([*folders, other], seed=0)
-    mixed = Stream([*folders, other], seed=0, crop=(2, 4, 4))
-    assert mixed.voxel_size is None and mixed.batch(0, 9)["crops"].shape == (9, 1, 2, 4, 4)
-    with pytest.raises(ConfigError, match=r"crop \(2, 4, 5\) does not fit"):
-        Stream([*folders, other], seed=0, crop=(2, 4, 5))
-    with pytest.raises(DataError, match="holds no samples"):
-        Stream([write(tmp_path / "empty", count=0, dataset=0)], seed=0)
+    mixed = Stream([*folders, other], seed=0, crop=CROP)
+    assert mixed.voxel_size is None and mixed.batch(0, 9)["crops"].shape == (9, 1, *CROP)
+    with pytest.raises(ConfigError, match="2 weights for 3 data sets"):
+        Stream([*folders, other], seed=0, crop=CROP, config=STRICT)
     with pytest.raises(ConfigError, match="no shard folder"):
         Stream([], seed=0)
+
+
+@pytest.mark.parametrize(
+    "values, what",
+    [
+        ({"weights": (1.0, 0.0)}, "weight 1 .* leave the folder out"),
+        ({"weights": ()}, "no weights"),
+        ({"window": 0}, "window must be >= 1, got 0"),
+        ({"workers": -1}, "workers must be >= 0, got -1"),
+        ({"prefetch": 0}, "prefetch must be >= 1, got 0"),
+        ({"cache_gb": 0.0}, "cache_gb must be positive"),
+        ({"cache_gb": float("nan")}, "cache_gb must be positive"),
+        ({"damaged": "skp"}, "damaged .*skip"),
+        ({"pin": "on"}, "pin .*auto"),
+    ],
+)
+def test_settings_that_cannot_be_are_named(values, what):
+    with pytest.raises(ConfigError, match=what):
+        StreamConfig(**values)
+    with pytest.raises(ConfigError, match=what):
+        build(StreamConfig, values)
+
+
+def test_settings_are_read_from_plain_data():
+    text = {"weights": [2, 1], "cache": "c", "cache_gb": "1e3", "damaged": "skip"}
+    want = StreamConfig(weights=(2.0, 1.0), cache=build(StreamConfig, {"cache": "c"}).cache)
+    assert build(StreamConfig, text) == replace(want, cache_gb=1000.0, damaged="skip")

@@ -18,6 +18,7 @@ def raw():
     [
         {},
         {"compression": "zlib"},
+        {"compression": "lzw"},
         {"imagej": True},
         {"ome": True},
         {"tile": (16, 16)},
@@ -100,3 +101,17 @@ def test_a_missing_a_wrong_and_a_truncated_file_say_so(tmp_path, raw):
     (tmp_path / "b.tif").write_bytes(whole[: len(whole) - 2000])
     with pytest.raises(DataError, match="cut short"):
         open_tiff(f"{tmp_path}/b.tif")
+
+
+def test_a_page_that_cannot_be_decoded_is_named(tmp_path, raw):
+    tifffile.imwrite(tmp_path / "a.tif", raw, photometric="minisblack", compression="lzw")
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        page = file.pages[3]
+        start, size = page.dataoffsets[0], page.databytecounts[0]
+    data[start : start + size] = b"\xff" * size
+    (tmp_path / "a.tif").write_bytes(data)
+    with open_tiff(f"{tmp_path}/a.tif") as volume:
+        assert np.array_equal(volume.read(Box((0, 0, 0), (3, 20, 30))), raw[:3])
+        with pytest.raises(DataError, match=r"a.tif: cannot be read at \(3, 0, 0\)"):
+            volume.read(Box((3, 0, 0), (4, 20, 30)))

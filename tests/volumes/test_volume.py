@@ -8,13 +8,14 @@ from tokenunify_scale.config import ConfigError, DataError
 from tokenunify_scale.registry import READERS
 from tokenunify_scale.volumes.geometry import Box
 from tokenunify_scale.volumes.hdf5 import write_hdf5
-from tokenunify_scale.volumes.volume import Volume, open_volume, sections_box, voxel_size_of
+from tokenunify_scale.volumes.volume import Claim, Volume, open_volume, sections_box, voxel_size_of
 
 DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 
 
 def test_the_readers_are_in_the_registry():
-    assert {"hdf5", "tiff", "synthetic"} <= set(READERS.names())
+    kinds = {"hdf5", "images", "nifti", "synthetic", "tensorstore", "tiff"}
+    assert kinds == set(READERS.names())
 
 
 @pytest.mark.parametrize("suffix", [".h5", ".hdf5", ".hdf", ".H5", ".tif", ".tiff", ".TIF"])
@@ -33,8 +34,28 @@ def test_the_suffix_chooses_the_reader(tmp_path, suffix):
 
 @pytest.mark.parametrize("spec", ["a.xyz", "folder", "synthetical:seed=1", ""])
 def test_a_spec_nobody_reads_lists_what_can_be_read(spec):
-    with pytest.raises(ConfigError, match=r"\.h5, .*synthetic, \.tif"):
+    with pytest.raises(ConfigError, match=r"\.h5, .*synthetic, .*\.tif, .*gs://"):
         open_volume(spec)
+
+
+def test_a_claim_covers_suffixes_prefixes_and_schemes():
+    claim = Claim(suffixes=(".zarr",), prefix="made", schemes=("gs://",), folder=Path.is_dir)
+    for spec in ("a.zarr", "A.ZARR:raw", "made", "made:up", "gs://b/x", "GS://b"):
+        assert claim.covers(spec), spec
+    for spec in ("a.zarr2", "a.zarr/raw", "maded:1", "s3://b/a.zarr", "https://h/made"):
+        assert not claim.covers(spec), spec
+    assert not Claim(suffixes=(".h5",)).covers("https://host/a.h5")
+
+
+def test_a_claim_holds_folders_and_what_lies_in_folders_of_its_suffix(tmp_path):
+    claim = Claim(suffixes=(".zarr",), folder=lambda path: (path / "sign").exists())
+    (tmp_path / "em").mkdir()
+    assert not claim.holds(f"{tmp_path}/em")
+    (tmp_path / "em/sign").touch()
+    assert claim.holds(f"{tmp_path}/em") and claim.holds(f"{tmp_path}/em:raw")
+    assert claim.holds("nowhere/a.zarr/raw/s0")
+    assert not claim.holds("gs://b/a.zarr/raw") and not claim.holds("")
+    assert not Claim(suffixes=(".h5",)).holds("a.h5/raw")
 
 
 def test_a_crop_out_of_the_volume_is_refused():

@@ -3,8 +3,6 @@
 import math
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 import torch
@@ -12,6 +10,7 @@ from torch import Tensor
 
 from tokenunify_scale.config import ConfigError, DataError
 from tokenunify_scale.data.augment import AugmentConfig, augment, generator, random_box
+from tokenunify_scale.data.gray import GrayMapping, find_mapping, read_gray
 from tokenunify_scale.data.reflect import grow, read_reflected
 from tokenunify_scale.data.stream import Batch, batches
 from tokenunify_scale.volumes.geometry import Box, Triple
@@ -19,9 +18,6 @@ from tokenunify_scale.volumes.volume import Volume
 
 IN_MEMORY = 2 << 30
 """Bytes up to which a part of a volume is read once and kept."""
-PERCENTILES = (0.5, 99.5)
-PROBES = 4
-PROBE = (16, 64, 64)
 ATTEMPTS = 10
 
 
@@ -29,80 +25,6 @@ class LabelledBatch(Batch):
     """A batch with labels int64 [B, D, H, W], numbered anew in each crop; 0 is background."""
 
     labels: Tensor
-
-
-@dataclass(frozen=True)
-class GrayMapping:
-    """The intensities of a volume that become 0 and 255; linear between, cut off beyond."""
-
-    low: float
-    high: float
-
-
-def check_raw(volume: Volume) -> None:
-    """Refuse a volume that does not hold intensities.
-
-    Raises:
-        DataError: integers wider than 16 bits, which are labels, or no real numbers at all.
-    """
-    kind, bits = volume.dtype.kind, 8 * volume.dtype.itemsize
-    if kind in "iu" and bits > 16:
-        raise DataError(f"{volume.path}: {volume.dtype} looks like labels, not like a raw volume")
-    if kind not in "iuf":
-        raise DataError(f"{volume.path}: {volume.dtype} is not a type of intensities")
-
-
-def find_mapping(volume: Volume) -> GrayMapping | None:
-    """How a volume becomes uint8: None if it is, else from the 0.5 and 99.5 % of a sample.
-
-    The sample is the same each time: 64 blocks spread over the volume, all of it if it is small.
-
-    Raises:
-        DataError: not a raw volume; NaN or infinity in a block; all values the same.
-    """
-    check_raw(volume)
-    if volume.dtype == np.uint8:
-        return None
-    boxes = _probes(tuple(volume.shape))
-    values = np.concatenate([_finite(volume, box).ravel() for box in boxes])
-    low, high = (float(v) for v in np.percentile(values, PERCENTILES))
-    if not high > low:
-        raise DataError(f"{volume.path}: no contrast, a sample has {low:g} nearly everywhere")
-    return GrayMapping(low, high)
-
-
-def _probes(shape: tuple[int, int, int]) -> list[Box]:
-    """Disjoint blocks spread evenly over a volume, or all of it where it is no larger than they."""
-    if math.prod(shape) <= PROBES**3 * math.prod(PROBE):
-        return [Box.of(shape)]
-    probe = Box.of(PROBE).intersect(Box.of(shape))
-    starts = []
-    for side, size in zip(shape, probe.shape, strict=True):
-        count = min(PROBES, side // size)
-        starts.append([side * (2 * i + 1) // (2 * count) - size // 2 for i in range(count)])
-    return [probe.shift(start) for start in product(*starts)]
-
-
-def read_gray(volume: Volume, box: Box, *, mapping: GrayMapping | None) -> np.ndarray:
-    """A part [D, H, W] of a volume: mapped to uint8, or as stored where ``mapping`` is None.
-
-    Raises:
-        DataError: NaN or infinity in it.
-    """
-    if mapping is None:
-        return volume.read(box)
-    gray = _finite(volume, box).astype(np.float32)
-    gray -= mapping.low
-    gray *= 255 / (mapping.high - mapping.low)
-    return np.rint(gray.clip(0, 255)).astype(np.uint8)
-
-
-def _finite(volume: Volume, box: Box) -> np.ndarray:
-    """A part of a volume, free of NaN and infinity."""
-    values = volume.read(box)
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise DataError(f"{volume.path}: NaN or infinity in the box {box.start} to {box.stop}")
-    return values
 
 
 class CropReader:

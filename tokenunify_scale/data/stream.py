@@ -1,165 +1,79 @@
-"""The stream of training crops: an order that is a pure function of one integer, the position.
+"""The stream of training crops: shard folders, mixed and shuffled, read by position.
 
-Each data set (a shard folder) has the same probability: it gives one sample in each round of as
-many samples as there are data sets. Within a data set each epoch is another permutation. Who reads
-the stream, on how many ranks, and where it was stopped do not change which sample stands where.
+What stands at a position is ``data.order``'s to say, and depends on nothing else; so who reads the
+stream, with how many ranks and threads, and where it was stopped, do not change it.
 """
 
+import sys
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypedDict
+from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from tokenunify_scale.config import ConfigError, DataError
-from tokenunify_scale.data.augment import AugmentConfig, augment, generator, random_box
-from tokenunify_scale.data.shards import open_shards
-from tokenunify_scale.volumes.geometry import Box
+from tokenunify_scale.data.augment import (
+    AugmentConfig,
+    augment,
+    generator,
+    only,
+    random_box,
+)
+from tokenunify_scale.data.batches import Batch, batches
+from tokenunify_scale.data.buffers import Buffers
+from tokenunify_scale.data.order import Order, SampleKey, turns_of
+from tokenunify_scale.data.shards.folders import GB, common_crop, open_folders
+from tokenunify_scale.volumes.geometry import Triple
 
-WORD = (1 << 64) - 1
-ROUNDS = 8
-
-
-class Batch(TypedDict):
-    """Crops uint8 [B, 1, D, H, W], and their positions int64 [B] in the stream."""
-
-    crops: Tensor
-    positions: Tensor
-
-
-class Source(Protocol):
-    """What gives a batch for any position: ``Stream``, ``LabelledCrops``."""
-
-    def batch(self, position: int, size: int) -> Batch:
-        """The ``size`` crops at ``position`` and after."""
-        ...
+SUBSTITUTES = 100
+OWN, PARTNER, CHANGES = range(1, 4)  # of a position's random numbers: places of crops, changes
 
 
-def sample_at(position: int, *, seed: int, counts: tuple[int, ...]) -> tuple[int, int]:
-    """Data set and sample that stand at ``position`` of the endless stream.
+@dataclass(frozen=True, kw_only=True)
+class StreamConfig:
+    """How shards are mixed, shuffled and read."""
 
-    Args:
-        position: 0 and up.
-        seed: another seed, another order.
-        counts: samples in each data set.
+    weights: tuple[float, ...] | None = None
+    """Of each folder in the mixture; by default all are equally probable."""
+    window: int = 16
+    """Shards of a folder that are shuffled together, sample by sample."""
+    damaged: Literal["stop", "skip"] = "stop"
+    """What a missing or damaged shard does: stop the run, or have other samples read instead."""
+    cache: Path | None = None
+    """Folder on a disk of this machine where shards of a URL are kept."""
+    cache_gb: float = 100.0
+    """Largest size of all shards in the cache, in 10^9 bytes."""
+    workers: int = 2
+    """Threads of each rank that load batches; 0: each is loaded when it is needed."""
+    prefetch: int = 4
+    """Micro-batches loaded ahead."""
+    pin: Literal["auto", "off"] = "auto"
+    """Page-locked memory for batches, which a GPU copies faster: where there is a GPU, or never."""
 
-    Raises:
-        ValueError: a negative position, no data set, or an empty one.
-    """
-    if position < 0 or not counts or min(counts) < 1:
-        raise ValueError(f"no sample at position {position} of data sets with {counts} samples")
-    round_, slot = divmod(position, len(counts))
-    dataset = _permuted(slot, size=len(counts), key=_mix(seed, len(counts), round_))
-    epoch, slot = divmod(round_, counts[dataset])
-    return dataset, _permuted(slot, size=counts[dataset], key=_mix(seed, 0, dataset, epoch))
-
-
-def _permuted(value: int, *, size: int, key: int) -> int:
-    """Where ``value`` goes in permutation ``key`` of range(size): a Feistel network, walked.
-
-    Needs no memory, whatever the size, and does not depend on a library's random numbers, which
-    may change between versions and would change the order of a run that is resumed.
-    """
-    low = max(size - 1, 2).bit_length() // 2
-    high = max(size - 1, 2).bit_length() - low
-    while True:
-        left, right = value >> low, value & ((1 << low) - 1)
-        for round_ in range(0, ROUNDS, 2):
-            left ^= _mix(key, round_, right) & ((1 << high) - 1)
-            right ^= _mix(key, round_ + 1, left) & ((1 << low) - 1)
-        value = left << low | right
-        if value < size:
-            return value
-
-
-def _mix(*words: int) -> int:
-    """Hash words to 64 bits: splitmix64's finaliser, chained (Steele, Lea, Flood 2014)."""
-    state = 0
-    for word in words:
-        state = (state + word + 0x9E3779B97F4A7C15) & WORD
-        state = ((state ^ state >> 30) * 0xBF58476D1CE4E5B9) & WORD
-        state = ((state ^ state >> 27) * 0x94D049BB133111EB) & WORD
-        state ^= state >> 31
-    return state
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if self.weights is not None:
+            turns_of(self.weights)
+        for name, least in (("window", 1), ("workers", 0), ("prefetch", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} must be >= {least}, got {getattr(self, name)}")
+        if not 0 < self.cache_gb < float("inf"):
+            raise ConfigError(f"cache_gb must be positive and finite, got {self.cache_gb}")
+        for name, valid in (("damaged", ("stop", "skip")), ("pin", ("auto", "off"))):
+            if getattr(self, name) not in valid:
+                words = " or ".join(valid)
+                raise ConfigError(f"{name} is {words}, got {getattr(self, name)!r}")
 
 
-def shares(
-    start: int, *, global_batch: int, rank: int = 0, world: int = 1, micro: int | None = None
-) -> Iterator[tuple[int, int]]:
-    """The endless (position, size) of one rank's micro-batches, from ``start``.
-
-    Each step takes the next ``global_batch`` positions; rank k has the k-th of ``world`` equal
-    runs of them, and its micro-batches are consecutive parts of that.
-
-    Args:
-        start: first position of the first step; the whole resume state.
-        global_batch: samples a step, over all ranks and micro-batches.
-        rank: this rank.
-        world: number of ranks.
-        micro: samples a micro-batch; all of the rank's share if None.
-
-    Raises:
-        ConfigError: the batch cannot be split evenly.
-    """
-    if global_batch < 1 or world < 1 or global_batch % world:
-        raise ConfigError(f"a global batch of {global_batch} cannot be split over {world} ranks")
-    share = global_batch // world
-    micro = share if micro is None else micro
-    if micro < 1 or share % micro:
-        raise ConfigError(f"a rank's {share} samples cannot be split into micro-batches of {micro}")
-    if start < 0 or not 0 <= rank < world:
-        raise ConfigError(f"no stream from position {start} for rank {rank} of {world}")
-    return _shares(start, global_batch=global_batch, first=rank * share, share=share, micro=micro)
-
-
-def _shares(
-    start: int, *, global_batch: int, first: int, share: int, micro: int
-) -> Iterator[tuple[int, int]]:
-    while True:
-        for offset in range(first, first + share, micro):
-            yield start + offset, micro
-        start += global_batch
-
-
-def batches(
-    source: Source,
-    start: int,
-    *,
-    global_batch: int,
-    rank: int = 0,
-    world: int = 1,
-    micro: int | None = None,
-    workers: int = 1,
-) -> Iterator[Batch]:
-    """One rank's micro-batches without end, loaded ahead by ``workers`` threads; see ``shares``.
-
-    The order does not depend on ``workers`` (0: nothing is loaded ahead). An error in loading is
-    raised where its batch would stand. Closing the iterator ends the threads.
-    """
-    plan = shares(start, global_batch=global_batch, rank=rank, world=world, micro=micro)
-    if workers == 0:
-        return (source.batch(position, size) for position, size in plan)
-    return _ahead(source, plan, workers=workers)
-
-
-def _ahead(source: Source, plan: Iterator[tuple[int, int]], *, workers: int) -> Iterator[Batch]:
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="stream")
-    pending: deque[Future[Batch]] = deque()
-    try:
-        while True:
-            while len(pending) < 2 * workers:
-                pending.append(pool.submit(source.batch, *next(plan)))
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+DEFAULT = StreamConfig()
 
 
 class Stream:
-    """Crops from one or more shard folders, in the order of ``sample_at``.
+    """Crops from one or more shard folders, in the order of ``Order``.
 
     ``voxel_size`` is that of the folders, in nm, or None where they differ or do not say.
     """
@@ -169,58 +83,136 @@ class Stream:
         folders: Sequence[str | Path],
         *,
         seed: int,
-        crop: tuple[int, int, int] | None = None,
+        crop: Triple | None = None,
+        config: StreamConfig = DEFAULT,
         augment: AugmentConfig | None = None,
     ) -> None:
         """Open the folders.
 
         Args:
-            folders: what ``prepare`` wrote; each is a data set.
+            folders: what ``prepare`` wrote, or URLs of it; each is a data set.
             seed: of order, sub-crops and augmentation.
             crop: a random part of this size of each stored crop; None: the stored crop.
+            config: mixture, shuffling, damaged samples, cache.
             augment: random changes, or None.
 
         Raises:
             DataError: a folder is missing, damaged or empty.
-            ConfigError: no folder, or a crop that does not fit into the stored ones.
+            ConfigError: no folder, a crop that does not fit into the stored ones, weights that do
+                not fit the folders, a URL without a cache, or a cache too small for the window.
         """
-        if not folders:
-            raise ConfigError("no shard folder to read from")
-        self.sets = [open_shards(folder) for folder in folders]
+        self.seed, self.config = seed, config
+        never = augment is None or augment.p == 0 or augment == only(augment)
+        self.augment = None if never else augment
+        self.sets, self._ahead = open_folders(
+            folders,
+            damaged=config.damaged,
+            window=config.window,
+            cache=config.cache,
+            cache_bytes=round(config.cache_gb * GB),
+        )
         self.counts = tuple(len(shards) for shards in self.sets)
-        self.crop = tuple(crop or self.sets[0].index.crop)
-        self.seed, self.augment = seed, augment
-        for shards in self.sets:
-            stored = shards.index.crop
-            if len(shards) == 0:
-                raise DataError(f"{shards.folder} holds no samples")
-            if not Box.of(stored).contains(Box.of(self.crop)):
-                raise ConfigError(f"crop {self.crop} does not fit {stored}, as {shards.folder} has")
-            if crop is None and stored != self.crop:
-                raise ConfigError(
-                    f"{shards.folder} stores crops of {stored}, {self.sets[0].folder} of "
-                    f"{self.crop}: say which crop to take"
-                )
+        self.crop = common_crop(self.sets, crop=crop)
+        counts = [[shard.count for shard in shards.index.shards] for shards in self.sets]
+        self.order = Order(counts, seed=seed, weights=config.weights, window=config.window)
         sizes = {shards.index.voxel_size for shards in self.sets}
         self.voxel_size = sizes.pop() if len(sizes) == 1 else None
+        pin = config.pin == "auto" and torch.cuda.is_available()
+        self._buffers = Buffers("pinned" if pin else "plain", keep=config.workers + config.prefetch)
+        self._lock = threading.Lock()
+        self._told: set[tuple[int, int]] = set()
+        self._fetched: deque[tuple[int, int, int]] = deque(maxlen=4 * len(folders))
 
     def batch(self, position: int, size: int) -> Batch:
-        """The ``size`` crops at ``position`` and after; a pure function of these, and the seed."""
+        """The ``size`` crops at ``position`` and after; a pure function of these, and the seed.
+
+        Raises:
+            DataError: a damaged sample; where these are skipped, too many in a row.
+        """
+        crops = self._buffers.take((size, 1, *self.crop))
         positions = range(position, position + size)
-        crops = np.stack([self._crop(p) for p in positions])
-        return {"crops": torch.from_numpy(crops).unsqueeze(1), "positions": torch.tensor(positions)}
+        # All keys before the first read: each read flushes what the hashes need from the caches.
+        keys = [self.order.at(p) for p in positions]
+        if self._ahead:
+            for p in positions:
+                self._fetch(self.order.window_of(p))
+        places = zip(crops.numpy()[:, 0], positions, keys, strict=True)
+        fill = self._read if self.augment is None else self._read_and_change
+        skipped = [fill(out, p, key) for out, p, key in places]
+        numbers = np.arange(position, position + size, dtype=np.int64)
+        batch: Batch = {"crops": crops, "positions": torch.from_numpy(numbers)}
+        if self.config.damaged == "skip":
+            batch["skipped"] = torch.tensor(skipped)
+        return batch
 
     def batches(self, start: int, *, global_batch: int, **split: int | None) -> Iterator[Batch]:
         """One rank's micro-batches from position ``start``; ``split`` as in ``batches``."""
-        return batches(self, start, global_batch=global_batch, **split)
+        threads = {"workers": self.config.workers, "prefetch": self.config.prefetch}
+        return batches(self, start, global_batch=global_batch, **{**threads, **split})
 
-    def _crop(self, position: int) -> np.ndarray:
-        dataset, sample = sample_at(position, seed=self.seed, counts=self.counts)
-        crop, _ = self.sets[dataset].read(sample)
-        rng = generator(self.seed, position)
-        if crop.shape != self.crop:
-            crop = crop[random_box(rng, crop.shape, crop=self.crop).slices]
-        if self.augment is not None:
-            size = self.sets[dataset].index.voxel_size
-            crop, _ = augment(crop, config=self.augment, rng=rng, voxel_size=size)
-        return crop
+    def _read_and_change(self, out: np.ndarray, position: int, key: SampleKey) -> int:
+        """As ``_read``, with the random changes of the position."""
+        skipped = self._read(out, position, key)
+
+        def partner() -> np.ndarray:
+            nonlocal skipped
+            other, key = np.empty_like(out), self.order.partner(position)
+            skipped += self._read(other, position, key, use=PARTNER)
+            return other
+
+        changed, _ = augment(
+            out,
+            config=self.augment,
+            rng=generator(self.seed, position, CHANGES),
+            voxel_size=self.sets[key.dataset].index.voxel_size,
+            partner=partner,
+        )
+        if changed is not out:
+            out[...] = changed
+        return skipped
+
+    def _read(self, out: np.ndarray, position: int, key: SampleKey, *, use: int = OWN) -> int:
+        """Write the crop of a position to ``out`` [D, H, W], of its sample or of a substitute.
+
+        Returns:
+            How many damaged samples were met before a whole one.
+        """
+        for attempt in range(1, SUBSTITUTES + 2):
+            shards = self.sets[key.dataset]
+            try:
+                if shards.index.crop == self.crop:
+                    shards.read_into(key.sample, out)
+                else:
+                    stored = np.empty(shards.index.crop, np.uint8)
+                    shards.read_into(key.sample, stored)
+                    rng = generator(self.seed, position, use)
+                    out[...] = stored[random_box(rng, stored.shape, crop=self.crop).slices]
+                return attempt - 1
+            except DataError as error:
+                if self.config.damaged == "stop":
+                    raise
+                self._tell(key, error)
+                last = error
+            choose = self.order.at if use == OWN else self.order.partner
+            key = choose(position, attempt=attempt)
+        raise DataError(
+            f"position {position}: {SUBSTITUTES} substitutes are damaged too, the last: {last}"
+        )
+
+    def _fetch(self, window: tuple[int, int, int]) -> None:
+        """Have the cache fetch a window and what it has room for of the next, asking once."""
+        with self._lock:
+            if window in self._fetched:
+                return
+            self._fetched.append(window)
+        for key in self.order.upcoming(window, ahead=self._ahead):
+            self.sets[key.dataset].prefetch(key.sample)
+
+    def _tell(self, key: SampleKey, error: DataError) -> None:
+        """Say once for each shard that samples of it are skipped."""
+        shard = key.dataset, self.order.shard_of(key)
+        with self._lock:
+            if shard in self._told:
+                return
+            self._told.add(shard)
+            print(f"skipped: {error}; of this shard no more is said", file=sys.stderr, flush=True)

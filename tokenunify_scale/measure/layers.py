@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tokenunify_scale.measure.calls import Call, precision
+from tokenunify_scale.measure.calls import Call, collect, precision
 from tokenunify_scale.measure.clock import medians
-from tokenunify_scale.measure.step import breakdown, profiled
+from tokenunify_scale.measure.step import PRECISIONS, breakdown, profiled, training_step
+from tokenunify_scale.models.mamba import MambaLayer
+from tokenunify_scale.train.runlog import track
 
 KERNELS = ("scan", "conv1d")
 PRODUCTS = {"aten::mm": 0, "aten::bmm": 0, "aten::addmm": 1, "aten::baddbmm": 1}
@@ -111,3 +113,38 @@ def _plain(layer: nn.Module, x: Tensor) -> Tensor:
             dilation,
         )
     return functional.conv3d(x, layer.weight, layer.bias, stride, padding, dilation, layer.groups)
+
+def step_in_parts(model: nn.Module, crops: Tensor, *, repeats: int) -> dict[str, Any]:
+    """A training step on a CPU in each precision: its time, what it goes into, and its layers.
+
+    Args:
+        model: the network.
+        crops: [B, C, D, H, W].
+        repeats: turns; medians are reported.
+
+    Returns:
+        For each of ``PRECISIONS``: seconds, breakdown, and rows of ``mamba`` and ``convolutions``.
+    """
+    steps = {name: training_step(model, crops, dtype=dtype) for name, dtype in PRECISIONS.items()}
+    for step in steps.values():
+        step()
+    seconds = medians(steps, repeats=repeats)
+    found = {}
+    for name, dtype in PRECISIONS.items():
+        often = {"dtype": dtype, "repeats": repeats}
+        parts = breakdown(steps[name], repeats=repeats)
+        mambas = collect(model, crops, kinds=(MambaLayer,), dtype=dtype)
+        convolutions = collect(model, crops, kinds=(nn.Conv3d, nn.ConvTranspose3d), dtype=dtype)
+        found[name] = {
+            "seconds": seconds[name],
+            "breakdown": parts,
+            "mamba": [
+                mamba(call, **often)
+                for call in track(mambas, description=f"Mamba, {name}", unit="layer")
+            ],
+            "convolutions": [
+                convolution(call, **often)
+                for call in track(convolutions, description=f"conv, {name}", unit="layer")
+            ],
+        }
+    return found

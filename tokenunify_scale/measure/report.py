@@ -24,6 +24,8 @@ TARGETS = {
     "scan and conv1d": Target("at most", 0.20, ".1%"),
     "rest of the Mamba block": Target("at most", 1.3, ".2f"),
     "convolutions": Target("at most", 1.05, ".2f"),
+    "loader": Target("at least", 0.9, ".2f"),
+    "whole volumes": Target("at least", 100, ".0f"),
 }
 VERDICTS = {True: "PASS", False: "FAIL", None: ""}
 

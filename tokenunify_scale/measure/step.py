@@ -11,6 +11,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from tokenunify_scale.measure.calls import precision
 
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # The first pattern that is found in the name of a profiled operation says what kind it is.
 KINDS = {
     "scan": r"selective_scan|scan_kernel",

@@ -7,9 +7,8 @@ import torch
 
 from tokenunify_scale.measure.devices import utilisation
 from tokenunify_scale.measure.report import Finding, milliseconds, table
-from tokenunify_scale.measure.step import KINDS, OTHER
+from tokenunify_scale.measure.step import KINDS, OTHER, PRECISIONS
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SHOWN = 12  # convolutions; the file has all of them
 Row = Mapping[str, Any]
 
@@ -118,7 +117,7 @@ def gpu_step_table(steps: Mapping[str, Row], *, device: str) -> str:
         [
             name,
             milliseconds(step["seconds"]),
-            utilisation(step["flop"], step["seconds"], device=device, dtype=DTYPES[name]),
+            utilisation(step["flop"], step["seconds"], device=device, dtype=PRECISIONS[name]),
         ]
         for name, step in steps.items()
     ]

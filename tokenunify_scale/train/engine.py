@@ -233,7 +233,8 @@ class Engine:
 
     def _place(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Move to the device; uint8 crops become floats in [0, 1] there."""
-        placed = {name: value.to(self.world.device) for name, value in batch.items()}
+        device = self.world.device
+        placed = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
         return {**placed, "crops": placed["crops"].float() / 255}
 
 

@@ -16,7 +16,7 @@ from tokenunify_scale.train.engine import Engine, Step, ds_config, load_strategy
 from tokenunify_scale.train.optim import OptimConfig, learning_rate
 from tokenunify_scale.train.runlog import RunFolder, read_metrics, track
 
-RATES = ("step", "lr", "crops_per_s", "data_wait")  # of a logged line, beside losses
+RATES = ("step", "lr", "crops_per_s", "data_wait", "skipped")  # of a logged line, beside losses
 Batches = Iterator[dict[str, Tensor]]
 
 
@@ -136,6 +136,7 @@ def fit(
         DivergedError: the loss is not finite; what was saved before stays.
     """
     window: list[Step] = []
+    lost: list[Tensor] = []  # samples that were damaged and replaced, in each micro-batch
     waited, began = 0.0, time.monotonic()
     record = {}
     if start == training.steps:  # finished before: what was measured then
@@ -146,6 +147,7 @@ def fit(
         asked = time.monotonic()
         batch = [next(batches) for _ in range(engine.accumulation)]
         waited += time.monotonic() - asked
+        lost += [part["skipped"].count_nonzero() for part in batch if "skipped" in part]
         lr = learning_rate(training.optim, step=step, steps=training.steps)
         window.append(engine.step(batch, lr=lr, progress=step / training.steps))
         done = step + 1
@@ -155,9 +157,12 @@ def fit(
             record = summarise(window)
             crops = sum(len(b["crops"]) for b in batch) * engine.world.size * len(window)
             rates = {"crops_per_s": crops / seconds, "data_wait": waited / seconds}
+            if lost:
+                total = torch.stack(lost).sum().to(engine.world.device)
+                rates["skipped"] = int(sum_over_ranks(total))
             run.log(step=done, **record, lr=lr, **rates)
             _check_finite(record["loss"], step=done)
-            window, waited, began = [], 0.0, time.monotonic()
+            window, lost, waited, began = [], [], 0.0, time.monotonic()
         if saves:
             if window:
                 _check_finite(summarise(window)["loss"], step=done)

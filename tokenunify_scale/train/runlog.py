@@ -113,8 +113,11 @@ class RunFolder:
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file so that readers see the old one or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_result(path: Path | str) -> dict[str, Any] | None:
@@ -196,23 +199,30 @@ def track(
     if not enabled:
         yield from items
     elif sys.stderr.isatty():
-        yield from _bar(items, description, total)
+        yield from _bar(items, description, total, unit)
     else:
         yield from _lines(items, description, total, unit)
 
 
-def _bar(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
+def _bar(items: Iterable[T], description: str, total: int | None, unit: str) -> Iterator[T]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
         Progress,
+        ProgressColumn,
+        Task,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.text import Text
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:.3g} {unit}/s" if task.speed else "")
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate())
     times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     with Progress(*columns, *times, console=Console(stderr=True)) as progress:
         yield from progress.track(items, total=total, description=description)

@@ -3,6 +3,6 @@
 Importing the package enters the readers into the registry.
 """
 
-from tokenunify_scale.volumes import hdf5, synthetic, tiff
+from tokenunify_scale.volumes import hdf5, images, nifti, synthetic, tensorstore, tiff
 
-__all__ = ["hdf5", "synthetic", "tiff"]
+__all__ = ["hdf5", "images", "nifti", "synthetic", "tensorstore", "tiff"]

@@ -4,6 +4,31 @@ from dataclasses import dataclass
 
 Triple = tuple[int, int, int]
 
+NANOMETRES = {
+    "angstrom": 0.1,
+    "\u00c5": 0.1,
+    "\u212b": 0.1,
+    "picometer": 1e-3,
+    "pm": 1e-3,
+    "nanometer": 1.0,
+    "nanometre": 1.0,
+    "nm": 1.0,
+    "micrometer": 1e3,
+    "micrometre": 1e3,
+    "micron": 1e3,
+    "microns": 1e3,
+    "um": 1e3,
+    "\u00b5m": 1e3,
+    "\u03bcm": 1e3,
+    "\\u00B5m": 1e3,
+    "millimeter": 1e6,
+    "mm": 1e6,
+    "cm": 1e7,
+    "meter": 1e9,
+    "m": 1e9,
+}
+"""Of the units that files tell lengths in, spelt as their writers spell them."""
+
 
 @dataclass(frozen=True)
 class Box:

@@ -11,25 +11,10 @@ import tifffile
 
 from tokenunify_scale.config import DataError
 from tokenunify_scale.registry import READERS
+from tokenunify_scale.volumes.geometry import NANOMETRES
 from tokenunify_scale.volumes.volume import Claim, Volume
 
 SUFFIXES = (".tif", ".tiff")
-NANOMETRES = {
-    "nm": 1.0,
-    "nanometer": 1.0,
-    "nanometre": 1.0,
-    "um": 1e3,
-    "\u00b5m": 1e3,
-    "\u03bcm": 1e3,
-    "\\u00B5m": 1e3,
-    "micron": 1e3,
-    "microns": 1e3,
-    "micrometer": 1e3,
-    "mm": 1e6,
-    "cm": 1e7,
-    "angstrom": 0.1,
-    "\u00c5": 0.1,
-}
 
 
 class Pages:
@@ -43,9 +28,12 @@ class Pages:
         """The voxels of three slices."""
         sections, rows, columns = index
         wanted = range(*sections.indices(self.shape[0]))
-        if len(self.series.pages) != self.shape[0]:
-            return self.series.asarray()[index]
-        pages = [self.series.pages[z].asarray()[rows, columns] for z in wanted]
+        try:
+            if len(self.series.pages) != self.shape[0]:
+                return self.series.asarray()[index]
+            pages = [self.series.pages[z].asarray()[rows, columns] for z in wanted]
+        except (ValueError, RuntimeError) as error:  # of tifffile and of imagecodecs
+            raise OSError(str(error)) from error
         empty = np.empty((0, *self.shape[1:]), self.dtype)[:, rows, columns]
         return np.stack(pages) if pages else empty
 

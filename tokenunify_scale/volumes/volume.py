@@ -50,9 +50,15 @@ class Claim:
         return any(words.endswith(s) or f"{s}:" in words for s in self.suffixes)
 
     def holds(self, spec: str) -> bool:
-        """Whether ``spec`` (``folder`` or ``folder:dataset``) is a folder this reader knows."""
-        if self.folder is None or "://" in spec:
+        """Whether ``spec`` is a folder this reader knows, or lies in one by its name.
+
+        Args:
+            spec: ``folder``, ``folder:dataset``, or ``folder.suffix/dataset``.
+        """
+        if self.folder is None or not spec or "://" in spec:
             return False
+        if any(f"{suffix}/" in spec.lower() for suffix in self.suffixes):
+            return True
         path = Path(spec if Path(spec).is_dir() else spec.rpartition(":")[0] or spec)
         return path.is_dir() and self.folder(path)
 
@@ -141,11 +147,13 @@ def open_volume(spec: str | Path) -> Volume:
 
     Args:
         spec: ``stack.h5:raw`` (or ``stack.h5`` if it holds one dataset), ``stack.tif``,
+            ``vol.zarr``, ``vol.n5:volumes/raw``, ``precomputed://gs://bucket/vol``, a folder,
             ``synthetic`` or ``synthetic:seed=7,shape=64x512x512,dataset=labels``.
 
     Raises:
         ConfigError: no reader answers to this spec.
-        DataError: the file is missing, damaged, or not one 3-D volume.
+        DataError: the file is missing, damaged, or not one 3-D volume; a host is silent.
+        HostError: a package that reads this kind is not installed.
     """
     spec = str(spec)
     entries = [READERS.get(name) for name in READERS.names()]
@@ -156,8 +164,12 @@ def open_volume(spec: str | Path) -> Volume:
         if entry.config.holds(spec):
             return entry.factory(spec)
     claims = [entry.config for entry in entries]
-    known = [w for c in claims for w in (*c.suffixes, c.prefix, *c.schemes) if w]
-    raise ConfigError(f"{spec!r}: no reader for this kind of volume; known: {', '.join(known)}")
+    known = [word for claim in claims for word in (*claim.suffixes, claim.prefix) if word]
+    schemes = [scheme for claim in claims for scheme in claim.schemes]
+    raise ConfigError(
+        f"{spec!r}: no reader for this kind of volume, or no such folder; known: "
+        f"{', '.join((*known, *schemes))}, and folders of chunks or of images"
+    )
 
 
 def sections_box(volume: Volume, sections: tuple[int, int] | None) -> Box:

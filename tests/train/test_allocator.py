@@ -3,11 +3,11 @@ import sys
 
 import pytest
 
-from tokenunify_scale.ops.allocator import SETTINGS, keep_freed_memory
+from tokenunify_scale.train.allocator import SETTINGS, keep_freed_memory
 
 FAULTS = """
 import resource, torch
-from tokenunify_scale.ops.allocator import keep_freed_memory
+from tokenunify_scale.train.allocator import keep_freed_memory
 made = keep_freed_memory() if {keep} else None
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -1,0 +1,1 @@
+"""Facts of public data sets, and the tables made of them."""
