@@ -18,7 +18,7 @@ from tokenunify_scale.volumes.hdf5 import write_hdf5
 ROOT = Path(__file__).resolve().parents[1]
 FENCES = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 LINES = [line for fence in FENCES for line in fence.splitlines() if line.strip()]
-COMMANDS = [line for line in LINES if re.match(r"tokenunify |deepspeed .*scripts/", line)]
+COMMANDS = [line for line in LINES if re.match(r"tokenunify |(deepspeed|mpirun) .*scripts/", line)]
 
 
 def words_of(line):
@@ -76,8 +76,10 @@ def test_a_command_can_be_done(line, desk, monkeypatch, capsys):
         return
     # The shards and the cube here are small: what does not fit them is said by the flags.
     small = {
-        "prepare": ["--crops", "2"],
+        "prepare": [] if "--verify" in words else ["--crops", "2"],
         "pretrain": ["--set", "objective.patch=[4,8,8]"],
         "finetune": ["--crop", "29,214,214" if "mala" in words else "8,16,16"],
     }.get(words[0], [])
+    if "--dataset" in words:  # it is far away
+        small += ["--source", "stack.tif"]
     assert main(words=[*words, *small, "--dry-run"]) == 0, capsys.readouterr().err
