@@ -14,7 +14,7 @@ SIZE = slice(124, 135)  # of a member, in its header, as octal digits
 
 
 class Layout:
-    """How ``data.shards.pack`` lays out a sample: a header, json, a header, npy, of which voxels end it.
+    """How ``shards.pack`` lays out a sample: header, json, header, npy that ends in the voxels.
 
     Thus the place of the voxels follows from where the sample ends, and they can be read to where
     they belong before the bytes in front of them are looked at.
