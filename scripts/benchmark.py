@@ -1,4 +1,4 @@
-"""Measure the scan or a training step: python scripts/benchmark.py scan --threads 1"""
+"""Measure a scan, a training step, the loader or the objectives: scripts/benchmark.py loader"""
 
 from tokenunify_scale.cli import main
 

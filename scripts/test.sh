@@ -6,5 +6,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh
 
 ruff check .
-# One thread each: small networks gain nothing from more, and contended OpenMP threads are slower.
-OMP_NUM_THREADS=1 python -m pytest "$@"
+# A process a core, one thread each: small networks gain nothing from more, and contended OpenMP
+# threads are slower. A file's tests stay together, for what they share.
+OMP_NUM_THREADS=1 python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile "$@"

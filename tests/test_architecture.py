@@ -35,6 +35,7 @@ DOORS = {
     "tifffile": {"volumes.tiff"},
     "matplotlib": {
         "scaling.plot", "figures", "measure.picture", "models.picture", "data.changes.preview",
+        "objectives.schedule", "objectives.rollout_picture",
     },
     "mpi4py": {"data.team"},
     "transformers": {"export"},

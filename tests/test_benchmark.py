@@ -13,7 +13,7 @@ from matplotlib.image import imread
 from tokenunify_scale import benchmark, build_model
 from tokenunify_scale.cli import main
 from tokenunify_scale.config import ConfigError, HostError, build
-from tokenunify_scale.measure import clock
+from tokenunify_scale.measure import clock, growth
 from tokenunify_scale.measure.report import Finding
 from tokenunify_scale.measure.step import KINDS, OTHER
 from tokenunify_scale.models.count import cost
@@ -29,7 +29,7 @@ def quick(monkeypatch):
 
 
 @pytest.mark.parametrize("change", [{"crop": [16, 0, 16]}, {"repeats": 0}, {"threads": 0},
-                                    {"short": 0}])  # fmt: skip
+                                    {"short": 0}, {"patches": 0}])  # fmt: skip
 def test_what_cannot_be_measured_is_refused(change):
     (name,) = change
     with pytest.raises(ConfigError, match=name):
@@ -41,6 +41,15 @@ def test_the_plan_names_the_scans_of_the_networks_stages(quick):
     assert plan["device"] == "cpu"
     assert plan["scans_batch_channels_length"] == [
         [1, 64, 51200], [1, 128, 6400], [1, 256, 800], [1, 512, 100]]  # fmt: skip
+
+
+def test_the_plan_of_the_objectives_names_them_and_the_patches_they_grow_to(quick):
+    plan = benchmark.plan(benchmark.Config(what="objectives", patches=1600))
+    assert plan["patches_zyx"] == [[4, 5, 5], [4, 10, 10], [4, 20, 20]]
+    assert {"mae", "autoregressive", "tokenunify"} <= {*plan["objectives"]}
+    assert "affinity" not in plan["objectives"]
+    with pytest.raises(ConfigError, match="at least 400"):
+        benchmark.plan(benchmark.Config(what="objectives", patches=300))
 
 
 def test_a_gpu_that_is_not_there_is_an_error_of_the_host(quick):
@@ -77,6 +86,22 @@ def test_a_step_is_measured_written_and_drawn(quick, capsys, tmp_path):
     assert imread(tmp_path / "step.png").shape[1] > 1000
     out = capsys.readouterr().out
     assert "training step in fp32" in out and "Mamba layers in bf16" in out
+
+
+def test_objectives_are_measured_written_and_drawn(quick, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(growth, "_peak", lambda way, given, device: given.patches)
+    words = ["--size", "atto", "--crop", "16,32,32", "--patches", "400", "--repeats", "1"]
+    assert main("benchmark", ["objectives", *words, "--out", str(tmp_path)]) == 0
+    result = json.loads((tmp_path / "objectives.json").read_text())
+    measured = result["measured"]
+    assert list(measured["steps"]) == benchmark.plan(benchmark.Config(what="objectives"))[
+        "objectives"]  # fmt: skip
+    assert [size["patches"] for size in measured["growth"]["sizes"]] == [100, 400]
+    assert list(measured["growth"]["ways"]) == list(growth.WAYS)
+    assert result["metrics"] == {} and len(result["findings"]) == 5
+    assert imread(tmp_path / "cost.png").shape[1] > 1000
+    out = capsys.readouterr().out
+    assert "benchmark objectives of emmamba_atto" in out and "step of tokenunify / of mae" in out
 
 
 def test_on_a_gpu_a_step_is_held_against_the_devices_peak(quick, capsys, monkeypatch, tmp_path):

@@ -1,4 +1,4 @@
-"""The evaluate verb: where volumes lie on each other, what is scored, and the pictures."""
+"""The evaluate verb: what is scored, the pictures, and the rollout of a run."""
 
 import json
 from pathlib import Path
@@ -135,3 +135,44 @@ def test_the_ffn_result_of_fib25_scores_as_described_where_it_is_not_background(
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ConfigError, match="nowhere.*no such folder"):
         plan(Config(segmentation=str(tmp_path / "nowhere")))
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ({}, "give --segmentation, or --rollout with --raw"),
+        ({"segmentation": "s.h5:ids", "rollout": Path("runs/p")}, "and not both"),
+        ({"rollout": Path("runs/p")}, "--rollout needs --raw"),
+        ({"segmentation": "s.h5:ids", "prefix": 1.0}, r"prefix in \(0, 1\), got 8, 1 and 1.0"),
+        ({"segmentation": "s.h5:ids", "crops": 0}, "got 0, 1 and 0.25"),
+    ],
+)
+def test_what_is_no_evaluation_or_two_is_refused(words, message):
+    with pytest.raises(ValueError, match=message):
+        Config(**words)
+
+
+def test_a_pretrained_run_is_rolled_out_by_the_command_line(tmp_path, demo, pretrained, tokenunify):
+    raw, out = f"{demo}/volume/synthetic.h5:raw", tmp_path / "out"
+    words = ["--rollout", pretrained, "--raw", raw, "--crops", 2, "--prefix", 0.5, "--every", 4]
+    done = tokenunify("evaluate", *words, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert "psnr_sequential" in done.stdout
+    result = json.loads((out / "result.json").read_text())
+    assert result["verb"] == "evaluate" and result["objective"] == "tokenunify"
+    assert result["patch"] == [4, 8, 8] and result["crop"] == [8, 32, 32]
+    assert result["patches_shown"] == 16 and result["forward_passes_a_crop"] == 4
+    metrics = result["metrics"]
+    for name in ("sequential", "at_once"):
+        low, high = metrics[f"exponent_{name}_interval"]
+        assert low <= metrics[f"exponent_{name}"] <= high and 5 < metrics[f"psnr_{name}"] < 40
+    assert len((out / "rollout.csv").read_text().splitlines()) == 17
+    assert colours(out / "rollout.png") > 100
+
+
+def test_a_rollout_is_planned_without_computing(pretrained, demo, tmp_path):
+    raw = f"{demo}/volume/synthetic.h5:raw"
+    config = Config(rollout=pretrained, raw=raw, every=3, out=tmp_path / "out")
+    found = plan(config)
+    assert found["patches_predicted"] == 24 and found["forward_passes_a_crop"] == 8
+    assert not (tmp_path / "out").exists()

@@ -50,7 +50,7 @@ def test_two_ranks_with_zero_3_learn_what_one_rank_learns(demo, tmp_path, tokenu
     runs = [read_metrics(tmp_path / name) for name in ("two", "parts", "whole")]
     for a, b, whole in zip(*runs, strict=True):
         for term in ("loss", "random", "next", "next_all"):
-            assert a[term] == pytest.approx(b[term], rel=1e-6), (a["step"], term)
+            assert a[term] == pytest.approx(b[term], rel=1e-4), (a["step"], term)
             # Other parts round differently, and training makes the difference grow.
             if a["step"] <= 5:
                 assert a[term] == pytest.approx(whole[term], rel=1e-4), (a["step"], term)

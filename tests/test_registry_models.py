@@ -1,6 +1,7 @@
 """Laws that every registered network keeps, whatever it is."""
 
 import io
+from collections import Counter
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from tokenunify_scale.config import ConfigError
 from tokenunify_scale.models import build_model, list_models
 from tokenunify_scale.models.published import published
 
+MARGINLESS = [name for name in list_models() if name != "mala"]
 SMALL = ["emmamba_atto", "emmamba_femto", "superhuman", "pea", "unetr"]
 CROP = (8, 32, 32)
 
@@ -55,6 +57,64 @@ def test_legal_sides_are_the_smallest_that_are_not_padded(name):
 def test_a_network_without_presets_refuses_the_official_one():
     with pytest.raises(ConfigError, match="unknown key preset"):
         build_model("superhuman", preset="official")
+
+
+def calls_of(model, run, crops):
+    """How often each module is called by ``run``."""
+    counts = Counter()
+    hooks = [
+        module.register_forward_hook(lambda *_, name=name: counts.update([name]))
+        for name, module in model.named_modules()
+    ]
+    run(crops)
+    for hook in hooks:
+        hook.remove()
+    return counts
+
+
+@pytest.mark.parametrize("name", MARGINLESS)
+def test_output_and_features_come_from_one_pass(name):
+    with torch.device("meta"):
+        model = build_model(name)
+    sides = published(name).crop
+    crops = torch.empty(1, 1, *sides, device="meta")
+    found = calls_of(model, model.both, crops)
+    assert set(found.values()) == {1}, [key for key, times in found.items() if times > 1]
+    assert calls_of(model, model.features, crops).keys() <= found.keys()
+    assert calls_of(model, model, crops).keys() == found.keys() | {""}
+    stem = {"emmamba": "downsample.0", "unetr": "embed"}.get(name.split("_")[0], "trunk.embed_in")
+    assert found[stem] == 1
+    output, features = model.both(crops)
+    assert output.shape == (1, 3, *sides)
+    assert tuple(each.shape[1] for each in features) == tuple(model.widths)
+    assert model.margin == (0, 0, 0)
+
+
+@pytest.mark.parametrize("name", MARGINLESS)
+def test_a_network_has_no_parameters_at_its_root(name):
+    """``both`` is called on the network itself: of ZeRO-3, that gathers nothing for its root."""
+    with torch.device("meta"):
+        model = build_model(name)
+    methods = [model, *([model.trunk] if hasattr(model, "trunk") else [])]  # as encode, decode are
+    assert not [key for each in methods for key, _ in each.named_parameters(recurse=False)]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("sides", [CROP, (5, 33, 47)])
+@pytest.mark.parametrize("name", SMALL)
+def test_output_and_features_are_bit_for_bit_those_of_the_methods(name, sides, training):
+    model, crops = grown(name).train(training), torch.rand(2, 1, *sides)
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    with torch.no_grad():
+        output, features = model.both(crops)
+        after = {key: value.clone() for key, value in model.state_dict().items()}
+        model.load_state_dict(state)
+        assert torch.equal(output, model(crops))
+        assert all(torch.equal(after[key], value) for key, value in model.state_dict().items())
+        model.load_state_dict(state)
+        expected = model.features(crops)
+    assert isinstance(features, tuple) and len(features) == len(expected)
+    assert all(torch.equal(a, b) for a, b in zip(features, expected, strict=True))
 
 
 @pytest.mark.parametrize("name", SMALL)

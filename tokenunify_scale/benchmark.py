@@ -1,7 +1,6 @@
-"""Measure the scan, a training step or the loader beside what the machine can do."""
+"""Measure the scan, a step, the loader or the objectives beside what is possible or usual."""
 
 import json
-import math
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,39 +9,37 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import nn
 
-from tokenunify_scale.config import ConfigError, HostError, Named, to_dict
+from tokenunify_scale.config import HostError, Named, to_dict
 from tokenunify_scale.data.shards.pack import shard_bytes
-from tokenunify_scale.measure import loader, scan, tables
-from tokenunify_scale.measure.calls import collect
-from tokenunify_scale.measure.clock import medians, threads
+from tokenunify_scale.measure import growth, loader, objectives, scan, tables
+from tokenunify_scale.measure.clock import threads
 from tokenunify_scale.measure.layers import step_in_parts
 from tokenunify_scale.measure.memory import peak_extra
 from tokenunify_scale.measure.picture import draw_breakdown
-from tokenunify_scale.measure.report import Finding, verdicts
-from tokenunify_scale.measure.step import PRECISIONS, training_step
+from tokenunify_scale.measure.report import Finding, counts, verdicts
+from tokenunify_scale.measure.step import steps_on_gpu
 from tokenunify_scale.models.count import cost
 from tokenunify_scale.models.emmamba import SIZES
 from tokenunify_scale.models.load import build_chosen
-from tokenunify_scale.models.mamba import MambaLayer
+from tokenunify_scale.objectives import build_objective, out_channels
 from tokenunify_scale.ops import backend
-from tokenunify_scale.registry import MODELS
-from tokenunify_scale.train.runlog import describe_environment, track, write_atomically
+from tokenunify_scale.registry import MODELS, OBJECTIVES
+from tokenunify_scale.train.runlog import describe_environment, write_atomically
 
 CHANNELS = 1  # in and out, as in pretraining
-EXPAND = 2  # channels of a scan for each of its stage
+ASKED = ("model", "crop", "short", "patches")
 Measured = tuple[dict[str, Any], str, list[Finding]]
-PASSES = 3  # of multiply-adds in a step: forward, and backward to inputs and to weights
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """One benchmark."""
 
-    what: Literal["scan", "step", "loader"]
-    """What is measured: the scan at the network's shapes, a training step, or reading crops."""
+    what: Literal["scan", "step", "loader", "objectives"]
+    """The scan at the network's shapes, a training step, reading crops, or what is learned."""
 
     out: Path = Path("runs/benchmark")
-    """Where scan.json, step.json and step.png, or loader.json and its shards, are written."""
+    """Where scan.json, step.json, step.png and so on are written, and the loader's shards."""
 
     model: Annotated[Named, MODELS] = field(
         default_factory=lambda: Named("emmamba_tiny", SIZES["tiny"])
@@ -54,6 +51,9 @@ class Config:
 
     short: int = 1600
     """Steps at which the per-step loop runs too; its time grows with their square."""
+
+    patches: int = 6400
+    """Most patches that are predicted at once; their time and memory are measured from 100 up."""
 
     volume: str = "synthetic:seed=7,shape=250x250x250"
     """The volume that the loader's crops are cut from."""
@@ -72,7 +72,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured."""
-        for name in ("short", "crops", "repeats", "threads"):
+        for name in ("short", "patches", "crops", "repeats", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value}")
@@ -91,12 +91,16 @@ def plan(config: Config) -> dict[str, Any]:
     if config.what == "loader":
         size = shard_bytes(config.crops, crop=config.crop)
         return {"volume": config.volume, "crops": config.crops, "bytes": size}
-    return {
+    place = {
         "device": device,
         "backend": backend.describe(device)["backend"],
         "threads": config.threads or torch.get_num_threads(),
-        "scans_batch_channels_length": [[1, *shape] for shape in _scan_shapes(config)],
     }
+    if config.what == "objectives":
+        sizes = [list(size.grid) for size in _sizes(config)]
+        return {**place, "patches_zyx": sizes, "objectives": _names()}
+    shapes = [[1, *shape] for shape in _scan_shapes(config)]
+    return {**place, "scans_batch_channels_length": shapes}
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -112,13 +116,11 @@ def run(config: Config) -> dict[str, Any]:
     started = time.time()
     device = _device(config)
     measure = {
-        ("loader", "cpu"): _loader,
-        ("loader", "cuda"): _loader,
-        ("scan", "cpu"): _scan,
-        ("step", "cpu"): _step,
-        ("scan", "cuda"): _scan_on_gpu,
-        ("step", "cuda"): _step_on_gpu,
-    }[config.what, device]
+        "loader": _loader,
+        "objectives": _objectives,
+        "scan": _scan_on_gpu if device == "cuda" else _scan,
+        "step": _step_on_gpu if device == "cuda" else _step,
+    }[config.what]
     with threads(config.threads) as count:
         measured, text, findings = measure(config)
         if not _is_asked(config):
@@ -135,7 +137,7 @@ def run(config: Config) -> dict[str, Any]:
         "environment": {**describe_environment(), "scan": backend.describe(device)},
         "device": name,
         "threads": count,
-        "metrics": _counts(findings),
+        "metrics": counts(findings),
         "findings": [finding.record() for finding in findings],
         "measured": measured,
     }
@@ -152,11 +154,6 @@ def _loader(config: Config) -> Measured:
     return measured, loader.loader_table(measured), loader.loader_findings(measured)
 
 
-def _counts(findings: list[Finding]) -> dict[str, int]:
-    judged = [finding.met for finding in findings if finding.judged]
-    return {"targets_met": sum(judged), "targets": len(judged)} if judged else {}
-
-
 def _device(config: Config) -> str:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise HostError("benchmark: device is cuda, and torch finds no CUDA device here")
@@ -167,7 +164,7 @@ def _device(config: Config) -> str:
 def _is_asked(config: Config) -> bool:
     """Whether this is the network, and are the sizes, that the targets are for."""
     asked = Config(what=config.what)
-    return all(getattr(config, name) == getattr(asked, name) for name in ("model", "crop", "short"))
+    return all(getattr(config, name) == getattr(asked, name) for name in ASKED)
 
 
 def _network(config: Config) -> nn.Module:
@@ -175,35 +172,17 @@ def _network(config: Config) -> nn.Module:
 
 
 def _scan_shapes(config: Config) -> list[scan.Shape]:
-    """The distinct scans of the network's layers, fine to coarse."""
     with torch.device("meta"):
-        model, crops = _network(config), torch.empty(1, CHANNELS, *config.crop)
-        calls = collect(model, crops, kinds=(MambaLayer,), dtype=torch.float32)
-    if not calls:
-        raise ConfigError(f"benchmark: {config.model.name} has no Mamba layer")
-    shapes = (scan.Shape(EXPAND * call.x.shape[1], math.prod(call.x.shape[2:])) for call in calls)
-    return list(dict.fromkeys(shapes))
+        return scan.shapes_of(_network(config), torch.empty(1, CHANNELS, *config.crop))
 
 
 def _scan(config: Config) -> Measured:
     stages, states = _scan_shapes(config), config.model.options.state
-    short, long = scan.Shape(stages[0].channels, config.short), stages[0]
-    often = {"repeats": config.repeats}
+    one = {**stages[0]._asdict(), "states": states, "threads": torch.get_num_threads()}
     measured = {
         "stages": len(stages),
-        "memory": peak_extra(**long._asdict(), states=states, threads=torch.get_num_threads()),
-        "floors": [
-            scan.beside_floor(shape, states=states, **often)
-            for shape in track([*stages, short], description="scan", unit="shape")
-        ],
-        "causal_convolutions": [scan.beside_torch_convolution(shape, **often) for shape in stages],
-        "baselines": [
-            scan.beside_baselines(shape, names, states=states, **often)
-            for shape, names in (
-                (short, ["per-step loop", "parallel scan"]),
-                (long, ["parallel scan"]),
-            )
-        ],
+        "memory": peak_extra(**one),
+        **scan.compare(stages, short=config.short, states=states, repeats=config.repeats),
     }
     return measured, tables.scan_tables(measured), tables.scan_findings(measured)
 
@@ -235,10 +214,33 @@ def _step_on_gpu(config: Config) -> Measured:
     with torch.device("meta"):
         gmac = cost(_network(config), crop=config.crop, in_channels=CHANNELS).gmac
     model, crops = _network(config).cuda(), torch.rand(1, CHANNELS, *config.crop, device="cuda")
-    steps = {
-        name: training_step(model, crops, dtype=dtype) for name, dtype in PRECISIONS.items()
-    }
-    seconds = medians(steps, repeats=config.repeats)
-    flop = 2e9 * PASSES * gmac
-    rows = {name: {"seconds": spent, "flop": flop} for name, spent in seconds.items()}
+    rows = steps_on_gpu(model, crops, gmac=gmac, repeats=config.repeats)
     return {"steps": rows}, tables.gpu_step_table(rows, device=torch.cuda.get_device_name()), []
+
+
+def _names() -> list[str]:
+    """The objectives of pretraining."""
+    return [name for name in OBJECTIVES.names() if out_channels(name) == CHANNELS]
+
+
+def _sizes(config: Config) -> list[growth.Given]:
+    with torch.device("meta"):
+        return growth.sizes_of(_network(config), most=config.patches)
+
+
+def _objectives(config: Config) -> Measured:
+    torch.manual_seed(0)
+    device, often = _device(config), {"repeats": config.repeats}
+    model = _network(config).to(device)
+    choices = [Named(name, OBJECTIVES.get(name).config) for name in _names()]
+    learned = {
+        choice.name: build_objective(choice, backbone=model, seed=0).to(device)
+        for choice in choices
+    }
+    measured = {
+        "steps": objectives.steps(learned, crop=config.crop, device=device, **often),
+        "growth": growth.compare(_sizes(config), device=device, **often),
+        "crop": config.crop,
+    }
+    objectives.draw(config.out / "cost.png", measured["growth"])
+    return measured, objectives.tables(measured), objectives.findings(measured)

@@ -1,8 +1,8 @@
-"""Score a segmentation against the ground truth, and draw both."""
+"""Score a segmentation against the ground truth and draw both, or measure a model's rollout."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -12,7 +12,11 @@ from tokenunify_scale.metrics import Matches, Overlaps
 from tokenunify_scale.train.runlog import RunFolder
 from tokenunify_scale.volumes.geometry import Box, Triple
 from tokenunify_scale.volumes.hdf5 import read_hdf5, split_spec
+from tokenunify_scale.volumes.part import Part, part_of, place
 from tokenunify_scale.volumes.volume import Volume, open_volume
+
+if TYPE_CHECKING:
+    from tokenunify_scale.objectives.rollout_study import Study
 
 DRAWN = 3  # sections in a picture
 
@@ -21,14 +25,14 @@ DRAWN = 3  # sections in a picture
 class Config:
     """One evaluation. Volumes are written file.h5:dataset, file.tif or synthetic:..."""
 
-    segmentation: str
+    segmentation: str | None = None
     """A finished segment folder, or a volume of ids."""
 
     labels: str | None = None
     """The ground truth; without it segments are counted and drawn, not scored."""
 
     raw: str | None = None
-    """The raw volume, for the pictures."""
+    """The raw volume, for the pictures; a rollout's crops come from it."""
 
     affinities: str | None = None
     """A predict folder or file.h5:dataset, for the pictures."""
@@ -43,34 +47,67 @@ class Config:
     """Segment id that does not count. None, as published scores have it, treats background in the
     segmentation as one more segment; 0 scores only what was segmented."""
 
+    rollout: Path | None = None
+    """A pretraining run or an export of one, in place of a segmentation: patches are predicted from
+    its own output, one after another and all at once, and their errors compared."""
+
+    crops: int = 8
+    """Crops of a rollout."""
+
+    prefix: float = 0.25
+    """Share of a crop's patches that a rollout shows."""
+
+    every: int = 1
+    """Patches that a rollout predicts in each forward pass."""
+
+    crop: Triple | None = None
+    """Size (z, y, x) in voxels of a rollout's crop; by default the training crop's."""
+
+    patch: Triple | None = None
+    """Size (z, y, x) in voxels of a rollout's patch; it, path and fill are by default the run's.
+    An export does not know its run's: say the patch, and what is not raster and noise."""
+
+    path: str | None = None
+    """Order of a rollout's patches."""
+
+    fill: Literal["noise", "zero", "mean"] | None = None
+    """What stands for what a rollout hides."""
+
+    seed: int = 0
+    """Of a rollout's places and noise."""
+
     out: Path = Path("runs/evaluate")
-    """The run folder; result.json, sections.png and errors.png are written there."""
+    """The run folder; result.json and sections.png and errors.png, or rollout.png and rollout.csv,
+    are written there."""
 
-
-@dataclass(frozen=True)
-class Part:
-    """A part of the source volume, and where an array that covers it begins."""
-
-    box: Box
-    """What is evaluated, in source voxels."""
-
-    origin: Triple
-    """Source voxel of the segmentation's first voxel."""
+    def __post_init__(self) -> None:
+        """Refuse what is no evaluation, or two."""
+        if (self.segmentation is None) == (self.rollout is None):
+            raise ValueError("give --segmentation, or --rollout with --raw, and not both")
+        if self.rollout is not None and self.raw is None:
+            raise ValueError("--rollout needs --raw, the volume that its crops come from")
+        if self.crops < 1 or self.every < 1 or not 0 < self.prefix < 1:
+            raise ValueError(
+                f"crops and every must be >= 1 and prefix in (0, 1), got {self.crops}, "
+                f"{self.every} and {self.prefix}"
+            )
 
 
 def plan(config: Config) -> dict[str, Any]:
-    """What would be scored: the box in source voxels.
+    """What would be scored: the box in source voxels; or what a rollout would be.
 
     Raises:
-        ConfigError: the sections are not in the segmentation.
+        ConfigError: the sections are not in the segmentation, the rollout cannot be.
         DataError: an input is missing or does not fit.
     """
+    if config.rollout is not None:
+        return _study(config).plan()
     with _open_segmentation(config.segmentation) as volume:
-        part = _part(volume, config.sections)
+        part = part_of(volume, sections=config.sections)
         for spec in (config.labels, config.raw):
             if spec is not None:
                 with open_volume(spec) as other:
-                    _place(other, volume, part)
+                    place(other, volume, part)
     start, stop = list(part.box.start), list(part.box.stop)
     return {"start": start, "stop": stop, "scored": config.labels is not None}
 
@@ -82,11 +119,15 @@ def run(config: Config) -> dict[str, Any]:
         What result.json holds; ``metrics`` has the scores where labels were given.
 
     Raises:
-        ConfigError: the sections are not in the segmentation.
+        ConfigError: the sections are not in the segmentation, the rollout cannot be.
         DataError: an input is missing, does not fit, or holds nothing to score.
     """
+    if config.rollout is not None:
+        study = _study(config)
+        folder = RunFolder.create(config.out, verb="evaluate", config=to_dict(config))
+        return folder.finish(**study.run(folder.path))
     with _open_segmentation(config.segmentation) as volume:
-        part = _part(volume, config.sections)
+        part = part_of(volume, sections=config.sections)
         segmentation = volume.read(part.box.shift(tuple(-o for o in part.origin)))
         labels = _read(config.labels, volume, part)
         voxel_size = volume.voxel_size
@@ -130,6 +171,16 @@ def run(config: Config) -> dict[str, Any]:
     )
 
 
+def _study(config: Config) -> "Study":
+    """The rollout that is asked for."""
+    # Not above: what a network needs takes seconds to load, and a score needs none of it.
+    from tokenunify_scale.objectives.rollout_setup import open_study
+
+    asked = ("crops", "prefix", "every", "crop", "patch", "path", "fill", "seed", "sections")
+    settings = {name: getattr(config, name) for name in asked}
+    return open_study(config.rollout, config.raw, **settings)
+
+
 def _open_segmentation(spec: str) -> Volume:
     """The volume of ids that a folder or a spec stands for."""
     if Path(spec).is_dir():
@@ -140,42 +191,6 @@ def _open_segmentation(spec: str) -> Volume:
         raise ConfigError(f"{error}; and there is no such folder") from None
 
 
-def _part(volume: Volume, sections: tuple[int, int] | None) -> Part:
-    """The part of the source to evaluate: where the segmentation lies, cut to the sections."""
-    z, y, x = (int(o) for o in volume.attributes.get("offset", (0, 0, 0)))
-    box = Box.of(volume.shape).shift((z, y, x))
-    if sections is not None:
-        start, stop = sections
-        if not box.start[0] <= start < stop <= box.stop[0]:
-            raise ConfigError(
-                f"sections {start}:{stop} must be within {box.start[0]}:{box.stop[0]}, where "
-                f"{volume.path} lies, and not empty"
-            )
-        box = Box((start, *box.start[1:]), (stop, *box.stop[1:]))
-    return Part(box, (z, y, x))
-
-
-def _place(other: Volume, segmentation: Volume, part: Part) -> Box:
-    """Where the part lies in another volume of the same source.
-
-    A segmentation without an offset must have that volume's shape; one with an offset is looked
-    up there, and where it begins at 0 in plane it must be as wide and high.
-    """
-    shape, wanted = other.shape, segmentation.shape
-    first = 0 if "offset" not in segmentation.attributes else 1
-    start = tuple(int(o) for o in other.attributes.get("offset", (0, 0, 0)))
-    alike = all(
-        shape[axis] == wanted[axis] for axis in range(first, 3) if part.origin[axis] == start[axis]
-    )
-    box = part.box.shift(tuple(-o for o in start))
-    if not alike or min(box.start) < 0 or not Box.of(shape).contains(box):
-        raise DataError(
-            f"{other.path} has shape {shape} and {segmentation.path} {wanted} from voxel "
-            f"{part.origin} on: they are not of one volume (zyx voxels)"
-        )
-    return box
-
-
 def _read(
     spec: str | None, segmentation: Volume, part: Part, *, z: int | None = None
 ) -> np.ndarray | None:
@@ -183,7 +198,7 @@ def _read(
     if spec is None:
         return None
     with open_volume(spec) as volume:
-        box = _place(volume, segmentation, part)
+        box = place(volume, segmentation, part)
         return volume.read(box if z is None else _section(box, z))[slice(None) if z is None else 0]
 
 

@@ -16,7 +16,8 @@ from tokenunify_scale.models.count import cost
 from tokenunify_scale.models.emmamba import SIZES
 from tokenunify_scale.models.load import build_chosen, describe, parameters_of, strategy_of
 from tokenunify_scale.models.published import CROP
-from tokenunify_scale.objectives import build_objective
+from tokenunify_scale.objectives import build_objective, out_channels
+from tokenunify_scale.objectives.schedule import schedule_text
 from tokenunify_scale.objectives.tokenunify import TokenUnifyConfig
 from tokenunify_scale.ops import backend
 from tokenunify_scale.registry import MODELS, OBJECTIVES
@@ -25,6 +26,7 @@ from tokenunify_scale.train.engine import join
 from tokenunify_scale.train.job import run_job
 from tokenunify_scale.train.loop import Training, deepspeed_config
 from tokenunify_scale.train.plan import training_plan
+from tokenunify_scale.volumes.geometry import Triple
 
 CHANNELS = 1  # in and out: grey crops, reconstructed
 
@@ -48,7 +50,7 @@ class Config(Training):
     objective: Annotated[Named, OBJECTIVES] = field(
         default_factory=lambda: Named("tokenunify", TokenUnifyConfig())
     )
-    """What is learned: tokenunify, mae or autoregressive."""
+    """What is learned: tokenunify, or mae, autoregressive, dbmim, byol, ms_con_em."""
 
     crop: tuple[int, int, int] | None = None
     """Size (z, y, x) of a training crop in voxels; a random part of the stored one."""
@@ -61,7 +63,7 @@ class Config(Training):
 
 
 def plan(config: Config) -> dict[str, Any]:
-    """What a run would be: parameters, DeepSpeed's config, memory per rank, work per step.
+    """What a run would be: parameters, weights, DeepSpeed's config, memory per rank, work.
 
     Raises:
         ConfigError: the batch, the strategy, the crop or the objective cannot be.
@@ -73,6 +75,8 @@ def plan(config: Config) -> dict[str, Any]:
         model = build_chosen(config.model, in_channels=CHANNELS, out_channels=CHANNELS)
         deployed = build_chosen(config.model, in_channels=CHANNELS, out_channels=3)
     counted = cost(model, crop=crop, in_channels=CHANNELS)
+    curriculum = getattr(config.objective.options, "curriculum", None)
+    lines = curriculum and schedule_text(curriculum, steps=config.steps, seed=config.seed)
     return {
         "model": config.model.name,
         "parameters_with_3_output_channels": f"{parameters_of(deployed):,}",
@@ -85,6 +89,7 @@ def plan(config: Config) -> dict[str, Any]:
             steps=config.steps,
             **asdict(counted),
         ),
+        **({"schedule": lines} if lines else {}),
         "deepspeed": settings,
     }
 
@@ -147,15 +152,9 @@ def _crop(config: Config) -> tuple[tuple[int, int, int], str]:
 
 def _check(config: Config, *, crop: tuple[int, int, int], world: int) -> dict[str, Any]:
     """Refuse what cannot run, before any device is asked for; DeepSpeed's config if it can."""
-    patch = getattr(config.objective.options, "patch", None)
-    if patch is None:
-        raise ConfigError(f"objective {config.objective.name!r} needs labels: use finetune")
-    try:
-        grid = patch_grid(crop, patch=patch)
-        if math.prod(grid) < 2:
-            raise ValueError(f"crop {crop} is one patch of {patch}: need 2 or more")
-    except ValueError as error:
-        raise ConfigError(f"objective {config.objective.name!r}: {error}") from None
+    name, options = config.objective.name, config.objective.options
+    if out_channels(name) != CHANNELS:
+        raise ConfigError(f"objective {name!r} needs labels: use finetune")
     with torch.device("meta"), torch.no_grad():
         network = build_chosen(config.model, in_channels=CHANNELS, out_channels=CHANNELS)
         if any(network.margin):
@@ -164,4 +163,19 @@ def _check(config: Config, *, crop: tuple[int, int, int], world: int) -> dict[st
                 "side: it has no output for the patches there, so it can only be fine-tuned"
             )
         network(torch.empty(1, CHANNELS, *crop))
+        build_objective(config.objective, backbone=network, seed=config.seed)
+    if (patch := getattr(options, "patch", None)) is not None:
+        _check_patches(options, name=name, crop=crop, patch=patch)
     return deepspeed_config(config, size=strategy_of(config.model.name), world=world)
+
+
+def _check_patches(options: Any, *, name: str, crop: Triple, patch: Triple) -> None:
+    """Refuse patches that do not tile the crop, and more prefixes than it has."""
+    try:
+        count = math.prod(patch_grid(crop, patch=patch))
+        if count < 2:
+            raise ValueError(f"crop {crop} is one patch of {patch}: need 2 or more")
+        if (prefixes := getattr(options, "prefixes_per_crop", 1)) >= count:
+            raise ValueError(f"crop {crop} has {count - 1} prefixes, not {prefixes} different ones")
+    except ValueError as error:
+        raise ConfigError(f"objective {name!r}: {error}") from None

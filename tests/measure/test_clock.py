@@ -43,9 +43,20 @@ def test_long_work_runs_once_and_again_while_it_fits(monkeypatch, limit, runs):
 
 def test_the_median_is_taken(monkeypatch):
     spent = iter([9.0, 1.0, 5.0, 2.0])
-    monkeypatch.setattr(clock, "_seconds", lambda work: next(spent))
+    monkeypatch.setattr(clock, "seconds_of", lambda work, clock: next(spent))
     monkeypatch.setattr(clock, "LONG", 10.0)
     assert clock.medians({"a": lambda: None}, repeats=3) == {"a": 2.0}
+
+
+def test_one_thread_of_a_cpu_is_timed_by_its_own_work_and_anything_else_by_the_wall():
+    with clock.threads(1):
+        own = clock.own_clock("cpu")
+        assert clock.own_clock("cuda") is time.perf_counter
+    with clock.threads(2):
+        assert clock.own_clock("cpu") is time.perf_counter
+    assert clock.seconds_of(lambda: time.sleep(0.05), clock=own) < 0.04
+    found = clock.medians({"a": lambda: torch.ones(2**16).sum()}, repeats=1, clock=own)
+    assert 0 < found["a"] < 0.02
 
 
 def test_threads_are_put_back():

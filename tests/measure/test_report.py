@@ -1,6 +1,6 @@
 import pytest
 
-from tokenunify_scale.measure.report import Finding, milliseconds, table, verdicts
+from tokenunify_scale.measure.report import Finding, counts, milliseconds, table, verdicts
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,10 @@ def test_columns_are_as_wide_as_their_longest_cell():
 @pytest.mark.parametrize("seconds, text", [(0.00123456, "1.235"), (0.5, "500"), (12.3456, "12346")])
 def test_times_have_few_digits(seconds, text):
     assert milliseconds(seconds) == text
+
+
+def test_findings_are_counted_where_a_target_holds():
+    met, missed = Finding("x", 1.0, "floor"), Finding("x", 9.0, "floor")
+    silent = Finding("x", 9.0, "floor", judged=False)
+    assert counts([met, missed, silent]) == {"targets_met": 1, "targets": 2}
+    assert counts([silent]) == counts([]) == {}

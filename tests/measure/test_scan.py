@@ -4,6 +4,8 @@ import types
 import pytest
 import torch
 
+from tokenunify_scale import build_model
+from tokenunify_scale.config import ConfigError
 from tokenunify_scale.measure import clock, scan
 from tokenunify_scale.measure.scan import Shape, forward_backward, tensors
 from tokenunify_scale.ops import causal_conv1d, selective_scan
@@ -100,3 +102,19 @@ def test_the_convolutions_gradients_are_asked_for_too():
     }
     y, dx, dweight = forward_backward(causal_conv1d, given)()
     assert y.shape == dx.shape == (1, 4, 6) and dweight.shape == (4, 3)
+
+
+def test_a_networks_scans_are_found_without_computing_them():
+    with torch.device("meta"):
+        network = build_model("emmamba_atto", out_channels=1)
+        shapes = scan.shapes_of(network, torch.empty(1, 1, 16, 16, 32))
+        assert shapes == [(8, 1024), (16, 128), (32, 16), (64, 2)]
+        with pytest.raises(ConfigError, match="Conv3d has no Mamba layer"):
+            scan.shapes_of(torch.nn.Conv3d(1, 1, 1), torch.empty(1, 1, 4, 4, 4))
+
+
+def test_the_loop_runs_at_few_steps_alone():
+    found = scan.compare([SHAPE, Shape(8, 6)], short=5, states=3, repeats=1)
+    assert [row["length"] for row in found["floors"]] == [12, 6, 5]
+    assert [list(row["seconds"]) for row in found["baselines"]] == [
+        ["ours", "per-step loop", "parallel scan"], ["ours", "parallel scan"]]  # fmt: skip

@@ -3,7 +3,14 @@ import torch
 from torch import nn
 from torch.profiler import record_function
 
-from tokenunify_scale.measure.step import KINDS, OTHER, breakdown, kind_of, training_step
+from tokenunify_scale.measure.step import (
+    KINDS,
+    OTHER,
+    breakdown,
+    kind_of,
+    steps_on_gpu,
+    training_step,
+)
 
 
 @pytest.mark.parametrize(
@@ -61,3 +68,10 @@ def test_a_step_gives_every_weight_a_new_gradient(dtype):
     assert all(
         torch.equal(a, weight.grad) for a, weight in zip(once, model.parameters(), strict=True)
     )
+
+
+def test_a_step_is_three_times_the_operations_of_a_forward_pass():
+    model, crops = nn.Conv3d(1, 1, 1), torch.rand(1, 1, 2, 4, 4)
+    rows = steps_on_gpu(model, crops, gmac=0.5, repeats=1)
+    assert list(rows) == ["fp32", "bf16"]
+    assert all(row["flop"] == 3e9 and row["seconds"] > 0 for row in rows.values())

@@ -3,10 +3,12 @@ import pytest
 import torch
 from torch import nn
 
-from tokenunify_scale.config import Named
+from tokenunify_scale.config import ConfigError, Named, build_named, field_docs
 from tokenunify_scale.objectives import build_objective, out_channels
 from tokenunify_scale.objectives.corruption import corrupt
+from tokenunify_scale.objectives.errors import patch_errors
 from tokenunify_scale.objectives.mae import MAE, MAEConfig
+from tokenunify_scale.registry import OBJECTIVES
 
 PATCH, SIDES = (1, 2, 2), (2, 4, 6)
 
@@ -133,3 +135,54 @@ def test_a_crop_that_is_no_multiple_of_the_patch_is_refused():
     data = {"crops": torch.rand(1, 1, 2, 4, 5), "positions": torch.tensor([0])}
     with pytest.raises(ValueError, match="is not a multiple of patch"):
         objective()(data, progress=0.0)
+
+
+def test_fill_and_targets_are_options():
+    torch.manual_seed(0)
+    backbone, data = nn.Conv3d(1, 1, 3, padding=1), batch()
+    for fill in ("noise", "zero", "mean", "learned"):
+        config = MAEConfig(patch=PATCH, fill=fill, targets="normalised")
+        model = MAE(config, backbone=backbone, seed=3)
+        seen = corrupt(
+            data["crops"],
+            data["positions"],
+            ["random"] * 4,
+            patch=PATCH,
+            ratio=0.75,
+            path="raster",
+            seed=3,
+            fill=fill,
+            learned=model.fill_bias,
+        )
+        errors = patch_errors(
+            backbone(seen.crops), data["crops"], patch=PATCH, targets="normalised"
+        )
+        expected = errors[seen.hidden].mean()  # as many in each sample
+        torch.testing.assert_close(model(data, progress=0.0).loss, expected)
+
+
+def test_a_learned_fill_is_a_weight_of_the_objective_that_the_loss_reaches():
+    torch.manual_seed(0)
+    backbone = nn.Conv3d(1, 1, 3, padding=1)
+    model = MAE(MAEConfig(patch=PATCH, fill="learned"), backbone=backbone, seed=3)
+    assert dict(model.named_parameters())["fill_bias"].shape == (1, *PATCH)
+    model(batch(), progress=0.0).loss.backward()
+    assert (model.fill_bias.grad != 0).all()
+    assert not [name for name, _ in objective().named_parameters() if "backbone" not in name]
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0, 1.5])
+def test_hiding_nothing_or_all_is_refused_before_anything_runs(ratio):
+    with pytest.raises(ValueError, match=rf"ratio must be in \(0, 1\), got {ratio}"):
+        MAEConfig(ratio=ratio)
+
+
+def test_its_options_are_read_from_words_and_explained():
+    choice = {"name": "mae", "patch": "1,8,8", "fill": "mean", "targets": "normalised"}
+    options = build_named(choice, OBJECTIVES, where="a test").options
+    assert options == MAEConfig(patch=(1, 8, 8), fill="mean", targets="normalised")
+    assert set(field_docs(MAEConfig)) == {"patch", "ratio", "fill", "targets"}
+    with pytest.raises(ConfigError, match="fill"):
+        build_named({"name": "mae", "fill": "nois"}, OBJECTIVES, where="a test")
+    with pytest.raises(ConfigError, match="unknown key path"):
+        build_named({"name": "mae", "path": "snake"}, OBJECTIVES, where="a test")

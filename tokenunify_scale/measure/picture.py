@@ -1,12 +1,15 @@
-"""A picture of what a training step's time goes into."""
+"""Pictures of what a training step's time goes into, and of what grows with the patches."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 # Okabe and Ito's colours, told apart by colour-blind readers; the scan and its convolution warm.
 COLOURS = ("#D55E00", "#E69F00", "#0072B2", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#999999")
 WIDTH, BAR, AROUND, DPI = 7.2, 0.5, 1.35, 200  # inches
 LEAST = 0.05  # of the longest bar: smaller parts have no label
+HEIGHT = 3.4  # inches
+MARKERS = ("o", "s", "^", "D")
+LINES = ("#0072B2", "#D55E00", "#E69F00", "#009E73")
 
 
 def draw_breakdown(path: Path, steps: Mapping[str, Mapping[str, float]], *, title: str) -> None:
@@ -64,5 +67,57 @@ def draw_breakdown(path: Path, steps: Mapping[str, Mapping[str, float]], *, titl
         handlelength=1.0,
         columnspacing=1.6,
     )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def draw_growth(
+    path: Path,
+    panels: Mapping[str, Mapping[str, tuple[Sequence[float], float]]],
+    *,
+    counts: Sequence[int],
+    label: str,
+    title: str,
+) -> None:
+    """Two logarithmic axes a panel, one line for each way, its fitted exponent in the legend.
+
+    Args:
+        path: PNG file.
+        panels: by what is on the vertical axis, and by way (four at most): the values at the
+            counts, and the exponent fitted to them. The first way lies on top.
+        counts: what it grows with.
+        label: what they are, under each panel.
+        title: stands above.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, layout="constrained")
+    for axes, (name, ways) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
+        for row, (way, (values, exponent)) in enumerate(ways.items()):
+            axes.plot(
+                counts,
+                values,
+                marker=MARKERS[row],
+                color=LINES[row],
+                zorder=3 - 0.1 * row,
+                linewidth=1.8,
+                markersize=6,
+                markeredgecolor="white",
+                markeredgewidth=0.8,
+                label=f"{way}: $K^{{{exponent:.2f}}}$",
+            )
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xticks(counts, [f"{count}" for count in counts])
+        axes.set_xticks([], minor=True)
+        axes.set_xlabel(label, fontsize=9)
+        axes.set_ylabel(name, fontsize=9)
+        axes.tick_params(labelsize=9, which="both")
+        axes.grid(axis="y", color="0.9", linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(fontsize=9, frameon=False, loc="upper left", handlelength=1.6)
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)

@@ -26,6 +26,8 @@ TARGETS = {
     "convolutions": Target("at most", 1.05, ".2f"),
     "loader": Target("at least", 0.9, ".2f"),
     "whole volumes": Target("at least", 100, ".0f"),
+    "growth": Target("at most", 1.15, ".2f"),
+    "three-way step": Target("at most", 1.25, ".2f"),
 }
 VERDICTS = {True: "PASS", False: "FAIL", None: ""}
 
@@ -69,6 +71,12 @@ def verdicts(findings: Sequence[Finding]) -> str:
         asked = f"{target.sense} {limit}" if finding.judged else ""
         rows.append([finding.what, value, asked, VERDICTS[finding.met]])
     return table(["ratios", "measured", "target", ""], rows)
+
+
+def counts(findings: Sequence[Finding]) -> dict[str, int]:
+    """How many of the findings reach their targets, of how many that hold; empty for none."""
+    judged = [finding.met for finding in findings if finding.judged]
+    return {"targets_met": sum(judged), "targets": len(judged)} if judged else {}
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

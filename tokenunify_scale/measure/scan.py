@@ -5,15 +5,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from tokenunify_scale.config import ConfigError
+from tokenunify_scale.measure.calls import collect
 from tokenunify_scale.measure.clock import medians
+from tokenunify_scale.models.mamba import MambaLayer
 from tokenunify_scale.ops import causal_conv1d, selective_scan
 from tokenunify_scale.ops.baselines import parallel_scan, per_step, stock
 from tokenunify_scale.ops.rates import Rates, floor_seconds, loads, needs, roofline_seconds
+from tokenunify_scale.train.runlog import track
 
 SECTIONS = 8  # that the third order interleaves, as far as they divide the sequence
 TAPS = 4
+EXPAND = 2  # channels of a scan for each of its stage
 SOFTPLUS = {"delta_softplus": True}
 SLOPE = 0.05  # of the steps after softplus, about what training starts with
 
@@ -33,6 +38,23 @@ class Shape(NamedTuple):
             "reverse": {"reverse": True},
             "interleaved": {"interleave": sections},
         }
+
+
+def shapes_of(network: nn.Module, crops: Tensor) -> list[Shape]:
+    """The distinct scans of a network's Mamba layers, fine to coarse.
+
+    Args:
+        network: on the meta device, like ``crops`` [1, C, D, H, W].
+        crops: its input.
+
+    Raises:
+        ConfigError: it cannot take the crop, or has no Mamba layer.
+    """
+    calls = collect(network, crops, kinds=(MambaLayer,), dtype=torch.float32)
+    if not calls:
+        raise ConfigError(f"benchmark: {type(network).__name__} has no Mamba layer")
+    shapes = (Shape(EXPAND * call.x.shape[1], math.prod(call.x.shape[2:])) for call in calls)
+    return list(dict.fromkeys(shapes))
 
 
 def tensors(*, channels: int, length: int, states: int, device: str = "cpu") -> dict[str, Tensor]:
@@ -72,6 +94,31 @@ def forward_backward(
         return y, *torch.autograd.grad(y, given.values(), gradient)
 
     return work
+
+
+def compare(
+    stages: Sequence[Shape], *, short: int, states: int, repeats: int
+) -> dict[str, Sequence[dict[str, Any]]]:
+    """On a CPU: the scans of a network beside their floors, and other ways to compute them.
+
+    Args:
+        stages: the scans, fine to coarse.
+        short: steps at which the per-step loop runs too, at the channels of the first.
+        states: N.
+        repeats: turns of each.
+    """
+    few, long, often = Shape(stages[0].channels, short), stages[0], {"repeats": repeats}
+    return {
+        "floors": [
+            beside_floor(shape, states=states, **often)
+            for shape in track([*stages, few], description="scan", unit="shape")
+        ],
+        "causal_convolutions": [beside_torch_convolution(shape, **often) for shape in stages],
+        "baselines": [
+            beside_baselines(few, ["per-step loop", "parallel scan"], states=states, **often),
+            beside_baselines(long, ["parallel scan"], states=states, **often),
+        ],
+    }
 
 
 def beside_floor(shape: Shape, *, states: int, repeats: int) -> dict[str, Any]:

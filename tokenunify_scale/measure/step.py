@@ -4,14 +4,17 @@ import os
 import re
 import statistics
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from tokenunify_scale.measure.calls import precision
+from tokenunify_scale.measure.clock import medians
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PASSES = 3  # of multiply-adds in a step: forward, and backward to inputs and to weights
 # The first pattern that is found in the name of a profiled operation says what kind it is.
 KINDS = {
     "scan": r"selective_scan|scan_kernel",
@@ -39,6 +42,23 @@ def training_step(model: nn.Module, crops: Tensor, *, dtype: torch.dtype) -> Cal
         (output.float() - crops).square().mean().backward()
 
     return step
+
+
+def steps_on_gpu(
+    model: nn.Module, crops: Tensor, *, gmac: float, repeats: int
+) -> dict[str, dict[str, Any]]:
+    """Seconds and operations of a training step in each precision, medians of steps in turns.
+
+    Args:
+        model: the network, on the GPU.
+        crops: its input, there too.
+        gmac: multiply-adds of its forward pass, in 1e9.
+        repeats: turns of each precision.
+    """
+    works = {name: training_step(model, crops, dtype=dtype) for name, dtype in PRECISIONS.items()}
+    seconds = medians(works, repeats=repeats)
+    flop = 2e9 * PASSES * gmac
+    return {name: {"seconds": spent, "flop": flop} for name, spent in seconds.items()}
 
 
 def breakdown(work: Callable[[], object], *, repeats: int) -> dict[str, float]:

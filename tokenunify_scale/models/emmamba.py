@@ -117,6 +117,7 @@ class EMmamba(nn.Module):
         """Build the layers; allocates nothing under ``torch.device("meta")``."""
         super().__init__()
         self.config, self.habits = config, config.habits
+        self.widths = config.features  # of the maps of features
         f0, f1, f2, f3 = widths = config.features
         # Paper: the release strides sections by 2 with a kernel of 1, so odd sections are never
         # seen. Default: stride in the plane only, of the mean of each pair of sections.
@@ -159,6 +160,10 @@ class EMmamba(nn.Module):
         Raises:
             ConfigError: crops are to be exact, and these sides are not legal.
         """
+        return self.both(crops)[0]
+
+    def both(self, crops: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """What ``forward`` and ``features`` return, from one pass; errors as theirs."""
         sides = crops.shape[2:]
         padded = self._pad(crops)
         skip1 = self.encoder1(padded)
@@ -170,7 +175,8 @@ class EMmamba(nn.Module):
         x = self.decoder4(x, skip3)
         x = self.decoder3(x, skip2)
         x = self.decoder1(self.decoder2(x, skip1))
-        return probability(self.out(x))[..., : sides[0], : sides[1], : sides[2]]
+        output = probability(self.out(x))[..., : sides[0], : sides[1], : sides[2]]
+        return output, tuple(laterals)
 
     def features(self, crops: Tensor) -> tuple[Tensor, ...]:
         """Encoder features of the (padded) crops, fine to coarse.

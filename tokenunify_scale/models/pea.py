@@ -69,6 +69,7 @@ class PEA(nn.Module):
                 "and start from its weights"
             )
         self.config = config
+        self.widths = config.widths  # of the maps of features
         self.trunk = Trunk(config.widths, in_channels=in_channels)
         first, *coarser = config.widths
         self.out = Conv3d(first, config.embedding, 1)
@@ -89,8 +90,13 @@ class PEA(nn.Module):
             axis has none before it and repeats the affinity of the second; along a side of one
             voxel all are 1, up to rounding.
         """
-        finest = self.trunk(self._pad(crops))[0]
-        return nearest_affinities(self.out(self._crop(finest, like=crops)))
+        return self.both(crops)[0]
+
+    def both(self, crops: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """What ``forward`` and ``features`` return, from one pass; errors as theirs."""
+        features = self.features(crops)
+        finest = self._crop(self.trunk.decode(features)[0], like=crops)
+        return nearest_affinities(self.out(finest)), features
 
     def embeddings(self, crops: Tensor) -> tuple[Tensor, ...]:
         """Embeddings of the crops, fine to coarse, of any length: not normalised.

@@ -104,13 +104,7 @@ class Trunk(nn.Module):
             Five maps [B, widths[i], D, H/2^i, W/2^i]: the output embedding, the decoder's levels
             three to one (all but its last), and the centre.
         """
-        *skips, x = self.encode(crops)
-        levels = [x]
-        for up, skip in zip(self.decoder, reversed(skips), strict=True):
-            x = up(x, skip)
-            levels.append(x)
-        levels[-1] = functional.elu(self.embed_out(x))
-        return tuple(reversed(levels))
+        return self.decode(self.encode(crops))
 
     def encode(self, crops: Tensor) -> tuple[Tensor, ...]:
         """Encoder features of crops of a legal size, as many and as large as ``forward``'s."""
@@ -120,6 +114,16 @@ class Trunk(nn.Module):
             x = block(functional.max_pool3d(x, (1, 2, 2)) if i else x)
             levels.append(x)
         return tuple(levels)
+
+    def decode(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Decoder features from those of ``encode``, as ``forward`` gives them."""
+        *skips, x = features
+        levels = [x]
+        for up, skip in zip(self.decoder, reversed(skips), strict=True):
+            x = up(x, skip)
+            levels.append(x)
+        levels[-1] = functional.elu(self.embed_out(x))
+        return tuple(reversed(levels))
 
     def groups(self, *heads: nn.Module) -> dict[str, list[nn.Parameter]]:
         """Parameters by part, those of a network's heads with the decoder. Source: Table 4."""
@@ -149,6 +153,7 @@ class Superhuman(nn.Module):
         """Build the layers; allocates nothing under ``torch.device("meta")``."""
         super().__init__()
         self.config = config
+        self.widths = config.widths  # of the maps of features
         self.trunk = Trunk(config.widths, in_channels=in_channels)
         self.out = Conv3d(config.widths[0], out_channels, 1)
         initialise(self)
@@ -163,9 +168,14 @@ class Superhuman(nn.Module):
         Returns:
             [B, out_channels, D, H, W].
         """
+        return self.both(crops)[0]
+
+    def both(self, crops: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """What ``forward`` and ``features`` return, from one pass; errors as theirs."""
         d, h, w = crops.shape[2:]
-        finest = self.trunk(self._pad(crops))[0][..., :d, :h, :w]
-        return probability(self.out(finest))
+        features = self.features(crops)
+        finest = self.trunk.decode(features)[0][..., :d, :h, :w]
+        return probability(self.out(finest)), features
 
     def features(self, crops: Tensor) -> tuple[Tensor, ...]:
         """Encoder features of the (padded) crops, fine to coarse.

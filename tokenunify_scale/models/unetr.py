@@ -126,6 +126,7 @@ class UNETR(nn.Module):
         self.config = config
         z, y, x = config.patch
         hidden, f1, f2, f4, f8 = config.hidden, *(config.features * 2**i for i in range(4))
+        self.widths = (f1, f2, f4, f8, hidden)  # of the maps of features
         self.embed = nn.Linear(in_channels * z * y * x, hidden)
         self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.layers))
         self.encoder1 = Residual(in_channels, f1, kernel=KERNEL)
@@ -149,12 +150,16 @@ class UNETR(nn.Module):
         Returns:
             [B, out_channels, D, H, W].
         """
+        return self.both(crops)[0]
+
+    def both(self, crops: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """What ``forward`` and ``features`` return, from one pass; errors as theirs."""
         depth, height, width = crops.shape[2:]
-        skip1, skip2, skip3, skip4, x = self.features(crops)
+        features = skip1, skip2, skip3, skip4, x = self.features(crops)
         x = self.decoder4(self.decoder5(x, skip4), skip3)
         x = self.sections(self.decoder3(x, skip2))
         x = self.decoder2(x, skip1)
-        return probability(self.out(x))[..., :depth, :height, :width]
+        return probability(self.out(x))[..., :depth, :height, :width], features
 
     def features(self, crops: Tensor) -> tuple[Tensor, ...]:
         """Maps of the (padded) crops that join the decoder, fine to coarse.

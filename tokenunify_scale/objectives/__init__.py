@@ -5,7 +5,10 @@ from torch import nn
 from tokenunify_scale.config import Named
 from tokenunify_scale.objectives import affinity as affinity  # these fill the registry
 from tokenunify_scale.objectives import autoregressive as autoregressive
+from tokenunify_scale.objectives import byol as byol
+from tokenunify_scale.objectives import dbmim as dbmim
 from tokenunify_scale.objectives import mae as mae
+from tokenunify_scale.objectives import ms_con_em as ms_con_em
 from tokenunify_scale.objectives import tokenunify as tokenunify
 from tokenunify_scale.registry import OBJECTIVES
 

@@ -1,30 +1,28 @@
 """Autoregression: show a prefix of the patches, predict the next one."""
 
 from dataclasses import dataclass
-from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
-from tokenunify_scale.objectives.corruption import Kind, masked_mean, reconstruct
+from tokenunify_scale.objectives.corruption import Kind, PrefixConfig, learned_fill, reconstruct
+from tokenunify_scale.objectives.errors import masked_mean, sample_means
 from tokenunify_scale.objectives.output import LossOutput, part
 from tokenunify_scale.registry import OBJECTIVES
 
 
 @dataclass(frozen=True, kw_only=True)
-class AutoregressiveConfig:
+class AutoregressiveConfig(PrefixConfig):
     """The sequence that is predicted."""
-
-    patch: tuple[int, int, int] = (4, 16, 16)
-    """Patch size (z, y, x) in voxels."""
-
-    path: Literal["raster", "snake"] = "raster"
-    """Order in which patches follow each other."""
 
 
 class Autoregressive(nn.Module):
     """Mean squared error on the patch that follows a random prefix; nothing later is visible.
 
-    Source: Eq. 4, one prefix a crop, an unbiased sample of its sum over prefixes.
+    A sample's order is drawn, or ranked, once a forward pass, and all its prefixes share it. What
+    an order by relevance reveals is said in ``corrupt``.
+
+    Source: Eq. 4 by a few prefixes a crop: over all prefixes the mean of its sum.
     """
 
     OUT_CHANNELS = 1
@@ -33,6 +31,7 @@ class Autoregressive(nn.Module):
         """Own the backbone; ``seed`` steers the prefixes."""
         super().__init__()
         self.config, self.backbone, self.seed = config, backbone, seed
+        self.fill_bias = learned_fill(config.fill, channels=self.OUT_CHANNELS, patch=config.patch)
 
     def forward(self, batch: dict[str, Tensor], *, progress: float) -> LossOutput:
         """Loss of one batch.
@@ -42,13 +41,26 @@ class Autoregressive(nn.Module):
             progress: share of training done; this objective does not change with it.
 
         Raises:
-            ValueError: the patch does not divide the crop.
+            ValueError: the patch does not divide the crop, or the crop has fewer prefixes than
+                are to be drawn.
         """
-        kinds: list[Kind] = ["prefix"] * len(batch["crops"])
-        settings = {"patch": self.config.patch, "path": self.config.path}
-        seen, errors = reconstruct(self.backbone, batch, kinds, seed=self.seed, **settings)
-        samples = masked_mean(errors, seen.following)
-        return LossOutput(samples.mean(), {"next": part(samples, seen.following.any(-1))})
+        config, count = self.config, len(batch["crops"])
+        kinds: list[Kind] = ["prefix"] * count
+        seen, errors = reconstruct(
+            self.backbone,
+            batch,
+            kinds,
+            seed=self.seed,
+            patch=config.patch,
+            path=config.path,
+            fill=config.fill,
+            learned=self.fill_bias,
+            prefixes=config.prefixes_per_crop,
+            targets=config.targets,
+        )
+        samples = sample_means(masked_mean(errors, seen.following), seen.rows, count=count)
+        everyone = torch.ones_like(samples, dtype=torch.bool)
+        return LossOutput(samples.mean(), {"next": part(samples, everyone)})
 
 
 OBJECTIVES.add("autoregressive", Autoregressive, AutoregressiveConfig(), source="Table 3, row 2")

@@ -4,21 +4,30 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from tokenunify_scale.objectives.corruption import Kind, masked_mean, reconstruct
+from tokenunify_scale.objectives.corruption import (
+    CorruptionConfig,
+    Kind,
+    learned_fill,
+    reconstruct,
+)
+from tokenunify_scale.objectives.errors import masked_mean
 from tokenunify_scale.objectives.output import LossOutput, part
 from tokenunify_scale.registry import OBJECTIVES
 
 
 @dataclass(frozen=True, kw_only=True)
-class MAEConfig:
-    """What is hidden."""
-
-    patch: tuple[int, int, int] = (4, 16, 16)
-    """Patch size (z, y, x) in voxels."""
+class MAEConfig(CorruptionConfig):
+    """What is hidden, how, and what it is held against."""
 
     # Paper: its MAE hides 40 % of the patches; He et al. 2022 found 75 % best.
     ratio: float = 0.75
     """Share of the patches that are hidden."""
+
+    def __post_init__(self) -> None:
+        """Refuse empty patches, and to hide nothing or all."""
+        super().__post_init__()
+        if not 0 < self.ratio < 1:
+            raise ValueError(f"ratio must be in (0, 1), got {self.ratio}")
 
 
 class MAE(nn.Module):
@@ -33,6 +42,7 @@ class MAE(nn.Module):
         """Own the backbone; ``seed`` steers the masks."""
         super().__init__()
         self.config, self.backbone, self.seed = config, backbone, seed
+        self.fill_bias = learned_fill(config.fill, channels=self.OUT_CHANNELS, patch=config.patch)
 
     def forward(self, batch: dict[str, Tensor], *, progress: float) -> LossOutput:
         """Loss of one batch.
@@ -44,9 +54,19 @@ class MAE(nn.Module):
         Raises:
             ValueError: the patch does not divide the crop.
         """
+        config = self.config
         kinds: list[Kind] = ["random"] * len(batch["crops"])
-        settings = {"patch": self.config.patch, "ratio": self.config.ratio}
-        seen, errors = reconstruct(self.backbone, batch, kinds, seed=self.seed, **settings)
+        seen, errors = reconstruct(
+            self.backbone,
+            batch,
+            kinds,
+            seed=self.seed,
+            patch=config.patch,
+            ratio=config.ratio,
+            fill=config.fill,
+            learned=self.fill_bias,
+            targets=config.targets,
+        )
         samples = masked_mean(errors, seen.hidden)
         return LossOutput(samples.mean(), {"random": part(samples, seen.hidden.any(-1))})
 
