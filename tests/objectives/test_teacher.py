@@ -45,6 +45,18 @@ def test_a_teacher_is_a_copy_without_gradient_in_evaluation_mode():
     assert parameter_groups(teacher, OptimConfig()) == []  # an optimizer leaves it alone
 
 
+def test_what_is_frozen_is_not_held_twice():
+    online = network()
+    online[0].bias.requires_grad_(False)
+    teacher = Teacher(online, start=0.5)
+    assert teacher.network[0].bias is online[0].bias
+    assert teacher.network[0].weight is not online[0].weight and online[0].weight.requires_grad
+    before = online[0].bias.clone()
+    for progress in (0.0, 0.5):
+        teacher.follow(online, progress=progress)
+    assert torch.equal(online[0].bias, before)
+
+
 @pytest.mark.parametrize("micro_batches", [1, 3])
 def test_it_follows_by_the_formula_once_a_step(micro_batches):
     online = network()

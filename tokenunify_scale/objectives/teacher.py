@@ -32,7 +32,7 @@ class Teacher(nn.Module):
     """
 
     def __init__(self, network: nn.Module, *, start: float) -> None:
-        """Copy a network.
+        """Copy a network, but for parameters that are frozen: these both have in common.
 
         Args:
             network: whose weights are followed; stays as it is.
@@ -44,7 +44,9 @@ class Teacher(nn.Module):
         super().__init__()
         if not 0 <= start <= 1:
             raise ValueError(f"momentum of a teacher is {start}, must be in [0, 1]")
-        self.network = deepcopy(network).requires_grad_(False).eval()
+        # A decoder that is not trained is most of a network: it is held once.
+        common = {id(each): each for each in network.parameters() if not each.requires_grad}
+        self.network = deepcopy(network, common).requires_grad_(False).eval()
         self.start = start
         self._seen: float | None = None
 
@@ -76,8 +78,9 @@ class Teacher(nn.Module):
         share = 1 - momentum_at(self.start, progress=progress)
         pairs = zip(self.network.parameters(), network.parameters(), strict=True)
         for mine, other in pairs:
-            for ours, theirs in zip(_shards(mine), _shards(other), strict=True):
-                ours.lerp_(theirs, share)
+            if mine is not other:
+                for ours, theirs in zip(_shards(mine), _shards(other), strict=True):
+                    ours.lerp_(theirs, share)
         for mine, other in zip(self.network.buffers(), network.buffers(), strict=True):
             mine.copy_(other)
 
