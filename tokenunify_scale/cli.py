@@ -32,7 +32,7 @@ VERBS = {
     "evaluate": "score and draw a segmentation, or a rollout of a pretrained network",
     "export": "write a Hugging Face folder",
     "import-official": "turn a checkpoint of the paper's release into a run",
-    "benchmark": "measure the scan, or a training step, beside the machine's limits",
+    "benchmark": "measure the scan, a training step, the loader or the objectives",
 }
 PRINTERS = {"models": "list the networks and what they cost", "status": "show a run folder"}
 
