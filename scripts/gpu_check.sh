@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# On a machine with a GPU: run every test marked gpu and both benchmarks. Installs nothing.
+# On a machine with a GPU: run every test marked gpu, measure scan, step and objectives. Installs
+# nothing.
 #   bash scripts/gpu_check.sh [folder for the results]
 # Ends with 3 where something is missing; PYTHON names another interpreter than python3.
 set -euo pipefail
@@ -32,7 +33,7 @@ fi
 
 # pytest ends with 5 where no test is collected, which fails here as any failure does.
 "$PYTHON" -m pytest -m gpu
-for what in scan step; do
+for what in scan step objectives; do
   "$PYTHON" -m tokenunify_scale benchmark "$what" --device cuda --out "$out"
 done
-echo "results: $out/scan.json $out/step.json"
+echo "results: $out/scan.json $out/step.json $out/objectives.json"

@@ -16,6 +16,7 @@ FLOORS = [
     {"ops", "tokens", "volumes", "metrics", "train"},
     {"models", "data", "postprocess"},
     {"objectives", "model_card", "figures", "measure"},
+    {"scoring"},
     {"prepare", "pretrain", "finetune", "predict", "segment", "evaluate", "export",
      "import_official", "benchmark"},
     {"scaling"},
@@ -35,7 +36,7 @@ DOORS = {
     "tifffile": {"volumes.tiff"},
     "matplotlib": {
         "scaling.plot", "figures", "measure.picture", "models.picture", "data.changes.preview",
-        "objectives.schedule", "objectives.rollout_picture",
+        "objectives.schedule", "objectives.rollout_picture", "objectives.reconstruction_picture",
     },
     "mpi4py": {"data.team"},
     "transformers": {"export"},

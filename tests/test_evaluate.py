@@ -1,6 +1,7 @@
-"""The evaluate verb: what is scored, the pictures, and the rollout of a run."""
+"""The evaluate verb: what is scored, the pictures, a run's rollout, and runs compared."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -140,11 +141,21 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
 @pytest.mark.parametrize(
     "words, message",
     [
-        ({}, "give --segmentation, or --rollout with --raw"),
-        ({"segmentation": "s.h5:ids", "rollout": Path("runs/p")}, "and not both"),
+        ({}, "give --segmentation, or --rollout or --reconstruct with --raw.*got none"),
+        ({"segmentation": "s.h5:ids", "rollout": Path("runs/p")}, "got segmentation, rollout"),
+        ({"rollout": Path("a"), "reconstruct": (Path("a"),)}, "got rollout, reconstruct"),
+        ({"reconstruct": (Path("a"),)}, "needs --raw, a volume, or --images"),
+        ({"reconstruct": (Path("a"),), "raw": "a.h5", "images": "b"}, "and not both"),
+        ({"segmentation": "s.h5:ids", "images": "b"}, "--images goes with --reconstruct"),
+        ({"reconstruct": (Path("a"),), "images": "b", "sections": (0, 2)}, "has no --sections"),
+        (
+            {"segmentation": "s.h5:ids", "ratio": 0.0},
+            r"ratio must be in \(0, 1\), got 0.25 and 0.0",
+        ),
+        ({"segmentation": "s.h5:ids", "prefixes": 0}, "got 8, 1 and 0"),
         ({"rollout": Path("runs/p")}, "--rollout needs --raw"),
-        ({"segmentation": "s.h5:ids", "prefix": 1.0}, r"prefix in \(0, 1\), got 8, 1 and 1.0"),
-        ({"segmentation": "s.h5:ids", "crops": 0}, "got 0, 1 and 0.25"),
+        ({"segmentation": "s.h5:ids", "prefix": 1.0}, r"must be in \(0, 1\), got 1.0 and 0.75"),
+        ({"segmentation": "s.h5:ids", "crops": 0}, "got 0, 1 and 8"),
     ],
 )
 def test_what_is_no_evaluation_or_two_is_refused(words, message):
@@ -175,4 +186,28 @@ def test_a_rollout_is_planned_without_computing(pretrained, demo, tmp_path):
     config = Config(rollout=pretrained, raw=raw, every=3, out=tmp_path / "out")
     found = plan(config)
     assert found["patches_predicted"] == 24 and found["forward_passes_a_crop"] == 8
+    assert not (tmp_path / "out").exists()
+
+
+def test_runs_are_compared_by_the_command_line(tmp_path, demo, pretrained, tokenunify):
+    raw, out = f"{demo}/volume/synthetic.h5:raw", tmp_path / "out"
+    again = tmp_path / "again"
+    shutil.copytree(pretrained, again)
+    words = ["--reconstruct", pretrained, again, "--raw", raw, "--crops", 2, "--prefixes", 2]
+    done = tokenunify("evaluate", *words, "--sections", "4:16", "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert "next-all" in done.stdout and "mean of the visible" in done.stdout
+    result = json.loads((out / "result.json").read_text())
+    assert list(result["metrics"]) == ["pretrained", "again"]
+    metrics = result["metrics"]["pretrained"]
+    assert metrics == result["metrics"]["again"] and 5 < metrics["next_all_psnr"] < 40
+    assert result["runs"]["again"]["patch"] == [4, 8, 8]
+    assert len((out / "reconstruct.csv").read_text().splitlines()) == 5
+    assert colours(out / "reconstruct.png") > 100
+
+
+def test_a_comparison_is_planned_without_computing(pretrained, demo, tmp_path):
+    raw = f"{demo}/volume/synthetic.h5:raw"
+    found = plan(Config(reconstruct=(pretrained,), raw=raw, out=tmp_path / "out"))
+    assert found["runs"]["pretrained"]["patches"] == 32 and found["ratio"] == 0.75
     assert not (tmp_path / "out").exists()

@@ -51,6 +51,47 @@ def test_a_changed_weight_is_found(exported, finetuned, tmp_path):
     assert compare(finetuned, tmp_path) > 0
 
 
+@pytest.mark.parametrize(
+    "verb, metrics, told",
+    [
+        ("evaluate", {"segments": 5, "background_fraction": 0.1}, "segments, background_fraction "),
+        ("evaluate", dict.fromkeys(["psnr_a", "psnr_b", "exponent_a", "exponent_b"], 1.0),
+         "evaluate left psnr_a, psnr_b, exponent_a, ... there"),
+        ("evaluate", {}, "evaluate left no numbers there"),
+        ("segment", {"voi": 1.0}, "segment left voi there"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_an_evaluation_without_scores_of_a_segmentation_is_refused_before_anything_is_written(
+    finetuned, tmp_path, capsys, verb, metrics, told, dry
+):
+    found = tmp_path / "found"
+    found.mkdir()
+    (found / "result.json").write_text(json.dumps({"verb": verb, "metrics": metrics}))
+    out = tmp_path / "out"
+    words = ["--run", str(finetuned), "--evaluation", str(found), "--out", str(out), *dry]
+    assert main("export", words) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert told in line and "evaluate --segmentation ... --labels ..." in line
+    assert not out.exists()
+
+
+def test_scores_go_into_the_card(finetuned, tmp_path):
+    scores = {"voi_split": 0.5, "voi_merge": 0.25, "voi": 0.75, "arand": 0.125, "segments": 3}
+    result = {"verb": "evaluate", "metrics": scores, "labels": "cube.h5:labels"}
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    words = ["--run", str(finetuned), "--evaluation", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main("export", words) == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| VOI (bits) | 0.7500 |" in card and "cube.h5:labels" in card
+
+
+def test_an_evaluation_that_has_not_finished_is_named(finetuned, tmp_path, capsys):
+    words = ["--run", str(finetuned), "--evaluation", str(tmp_path), "--out", str(tmp_path / "o")]
+    assert main("export", words) == 4
+    assert f"{tmp_path} is not a finished evaluation" in capsys.readouterr().err
+
+
 def test_a_damaged_file_is_named(exported, tmp_path):
     data = (exported / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(data[: len(data) // 2])

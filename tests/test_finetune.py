@@ -52,3 +52,10 @@ def test_data_that_does_not_fit_is_refused_before_training(mistake, demo, tmp_pa
 def test_training_moves_the_weights(finetuned, pretrained):
     before, after = read_weights(pretrained)[0], read_weights(finetuned)[0]
     assert any(not torch.equal(before[name], after[name]) for name in before if "out." not in name)
+
+
+def test_an_objective_without_labels_is_sent_to_pretraining(demo, capsys):
+    volume = demo / "volume" / "synthetic.h5"
+    words = ["--size", "atto", "--volume", f"{volume}:raw", "--labels", f"{volume}:labels"]
+    assert main("finetune", [*words, "--objective", "mae", "--dry-run"]) == 2
+    assert "'mae' needs no labels: use pretrain" in capsys.readouterr().err

@@ -11,13 +11,15 @@ import h5py
 import numpy as np
 import pytest
 import tensorstore
+from PIL import Image
 
 from tokenunify_scale import prepare
 from tokenunify_scale.cli import main
 from tokenunify_scale.config import ConfigError, DataError, HostError, build, to_dict
-from tokenunify_scale.data.shards import pack
+from tokenunify_scale.data.shards import pack, request
 from tokenunify_scale.data.shards.reader import open_shards
 from tokenunify_scale.data.shards.target import writing_to
+from tokenunify_scale.data.stream import Stream
 from tokenunify_scale.prepare import Config, plan, run
 from tokenunify_scale.volumes.hdf5 import write_hdf5
 from tokenunify_scale.volumes.volume import open_volume
@@ -28,6 +30,7 @@ MPIRUN = Path(sys.executable).with_name("mpirun")
 needs_mpi = pytest.mark.skipif(not MPIRUN.exists(), reason="needs Open MPI's wheel and mpi4py")
 SHAPE = (6, 20, 24)
 VOXEL = (40.0, 8.0, 8.0)
+PHOTOS = {"volumes": [], "images": ["a"], "crop": [1, 8, 8]}
 
 
 def write(path, array, voxel_size=VOXEL):
@@ -87,7 +90,7 @@ def test_the_seed_decides_the_crops_and_nothing_else_does(tmp_path, config):
 
 def test_a_finished_request_returns_at_once_and_says_so(config, capsys, monkeypatch):
     first = run(config)
-    monkeypatch.setattr(prepare, "write_shards", None)
+    monkeypatch.setattr(request, "write_shards", None)
     assert run(config) == first
     assert "all 10 crops are there already" in capsys.readouterr().out
 
@@ -260,7 +263,17 @@ def test_percentiles_are_a_choice_and_part_of_the_request(tmp_path, config, volu
         ({"seed": -1}, "seed"),
         ({"percentiles": [60, 40]}, "percentiles rise"),
         ({"percentiles": [-1, 99]}, "percentiles rise"),
-        ({"volumes": []}, "--volumes FILE or --dataset NAME; or --verify FOLDER"),
+        ({"volumes": []}, "--volumes FILE, --dataset NAME or --images FOLDER; or --verify FOLDER"),
+        ({"images": ["a"], "crop": [1, 8, 8]}, "--volumes and --images exclude each other"),
+        ({**PHOTOS, "dataset": ["fib25"]}, "--dataset and --images exclude each other"),
+        ({**PHOTOS, "verify": "shards"}, "--images and --verify exclude each other"),
+        ({**PHOTOS, "preview": "a.png"}, "--images and --preview exclude each other"),
+        (
+            {**PHOTOS, "crop": [16, 160, 160]},
+            r"depth of crop .16, .* must be 1, as in --crop 1,160",
+        ),
+        ({**PHOTOS, "sample": "content"}, "--images are written as shards of uniform crops"),
+        ({**PHOTOS, "write": "hdf5"}, "--images are written as shards of uniform crops"),
         ({"dataset": ["fib25"]}, "--volumes and --dataset exclude each other"),
         ({"verify": "shards"}, "--volumes and --verify exclude each other"),
         ({"volumes": [], "verify": "a", "preview": "a.png"}, "--verify and --preview exclude"),
@@ -361,6 +374,92 @@ def test_a_large_volume_is_sampled_in_little_memory(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
     code, mebibytes = map(int, done.stdout.split()[-2:])
     assert code == 0 and mebibytes < 1024, done.stderr
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A request for crops of five images, one of which is too small for them."""
+    rng = np.random.default_rng(0)
+    for name, sides in {
+        "a": (20, 30),
+        "b/c": (16, 16),
+        "d": (64, 9),
+        "e": (7, 99),
+        "f": (8, 8),
+    }.items():
+        path = tmp_path / "photos" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (*sides, 3)).astype(np.uint8)).save(path)
+    folder = str(tmp_path / "photos")
+    return Config(images=(folder,), out=tmp_path / "out", crops=5, crop=(1, 8, 8), per_shard=6)
+
+
+def test_a_folder_of_photographs_becomes_shards_that_a_stream_reads(photos, capsys):
+    planned = plan(photos)
+    assert not photos.out.exists()
+    result = run(photos)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "1 of 5 images are smaller than 8x8: left out"
+    for key in ("samples", "shards", "bytes", "volumes"):
+        assert planned[key] == result[key]
+    assert result["samples"] == 20 and result["shards"] == 4
+    shards = open_shards(photos.out)
+    assert (shards.index.channels, shards.index.crop) == (3, (1, 8, 8))
+    assert shards.index.voxel_size is None and len(shards.index.volumes) == 1
+    facts = shards.index.volumes[0]
+    assert (facts["path"], facts["images"], facts["left_out"]) == (photos.images[0], 4, 1)
+    for number in range(20):
+        crop, meta = shards.read(number)
+        assert meta["volume"] == 0
+        (_, y, x), (_, bottom, right) = meta["box"]
+        with Image.open(Path(photos.images[0]) / meta["image"]) as image:
+            part = np.asarray(image)[y:bottom, x:right]
+        assert np.array_equal(crop.transpose(1, 2, 0), part)
+    batch = Stream([photos.out], seed=0).batch(0, 4)["crops"]
+    assert batch.shape == (4, 3, 1, 8, 8)
+    assert main("prepare", ["--verify", str(photos.out)]) == 0
+    run(photos)
+    assert "all 20 crops are there already" in capsys.readouterr().out
+
+
+def test_photographs_too_are_continued_after_a_kill_and_refused_when_they_change(
+    tmp_path, photos, monkeypatch
+):
+    written, write_tar = [], pack._write_tar
+
+    def dies_at_the_third(path, samples):
+        written.append(path.name)
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        write_tar(path, samples)
+
+    monkeypatch.setattr(pack, "_write_tar", dies_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        run(photos)
+    run(photos)
+    assert written[2:] == ["shard-000002.tar"] * 2 + ["shard-000003.tar"]
+    undisturbed = build(Config, {**to_dict(photos), "out": tmp_path / "undisturbed"})
+    run(undisturbed)
+    assert hashes(photos.out) == hashes(undisturbed.out)
+    (tmp_path / "photos" / "f.png").rename(tmp_path / "photos" / "g.png")
+    with pytest.raises(ConfigError, match="volumes was .*choose another --out"):
+        run(photos)
+
+
+def test_bad_photographs_are_one_line_and_leave_nothing(tmp_path, photos, capsys):
+    words = ["--images", *photos.images, "--out", str(tmp_path / "made" / "out"), "--crop"]
+    for crop, code, said in (
+        ("1,65,8", 4, "photos/d.png, has 64x9 pixels"),
+        ("16,8,8", 2, "--crop 1,160,160"),
+    ):
+        assert main("prepare", [*words, crop]) == code
+        assert said in capsys.readouterr().err
+    (tmp_path / "photos" / "bad.png").write_bytes(b"<html>")
+    for dry_run in ([], ["--dry-run"]):
+        assert main("prepare", [*words, "1,8,8", *dry_run]) == 4
+        errors = capsys.readouterr().err.splitlines()
+        assert sum("1 of 6 images cannot be used" in line for line in errors) == 1
+    assert not (tmp_path / "made").exists()
 
 
 def start(*words, ranks=None):

@@ -1,10 +1,12 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
+import torch
 
 from tokenunify_scale import load_model
-from tokenunify_scale.config import DataError, build, load_yaml
+from tokenunify_scale.config import ConfigError, DataError, build, load_yaml
 from tokenunify_scale.pretrain import Config, plan
 from tokenunify_scale.train.runlog import read_metrics, read_result
 
@@ -86,3 +88,47 @@ def test_a_finished_run_given_again_stays_what_it_was(pretrained, demo, tokenuni
     assert read_result(pretrained)["metrics"] == before["metrics"]
     other = tokenunify("pretrain", *words, "--set", "objective.name=mae")
     assert other.returncode == 2 and "give another --out" in other.stderr
+
+
+def test_what_is_held_out_is_measured_before_during_and_after(demo, tmp_path, tokenunify):
+    out, held_out = tmp_path / "run", tmp_path / "held_out"
+    spec = ["--volumes", "synthetic:seed=6,shape=16x64x64", "--crops", 4, "--crop", "8,32,32"]
+    assert tokenunify("prepare", *spec, "--out", held_out).returncode == 0
+    words = [*LEAF, "--shards", demo / "shards", "--held-out", held_out, "--held-out-crops", 4]
+    done = tokenunify("pretrain", *words, "--held-out-every", 2, "--steps", 3, "--out", out)
+    assert done.returncode == 0, done.stderr
+    records = [r for r in read_metrics(out) if "held_out_random" in r]
+    measured = {r["step"]: r["held_out_random"] for r in records}
+    assert list(measured) == [0, 2, 3] and len({*measured.values()}) == 3
+    assert read_result(out)["metrics"]["held_out_random"] == measured[3]
+    # Measuring leaves training alone.
+    plain = tmp_path / "plain"
+    words = [*LEAF, "--shards", demo / "shards", "--steps", 3, "--out", plain]
+    assert tokenunify("pretrain", *words).returncode == 0
+    assert losses(plain) == [r["loss"] for r in read_metrics(out) if "loss" in r]
+
+
+def test_what_is_held_out_must_not_be_trained_on(demo, tmp_path):
+    same = {"shards": [str(demo / "shards")], "held_out": [f"{demo}/../{demo.name}/shards"]}
+    with pytest.raises(ConfigError, match="shards and held_out both name"):
+        build(Config, {"model": "emmamba_atto", **same})
+
+
+def test_photographs_are_learned_as_one_section_of_three_channels(tmp_path, tokenunify):
+    from PIL import Image
+
+    photos, shards, out = tmp_path / "photos", tmp_path / "shards", tmp_path / "run"
+    photos.mkdir()
+    for number in range(2):
+        noise = np.random.default_rng(number).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(photos / f"{number}.png")
+    cut = ["--images", photos, "--crop", "1,32,32", "--crops", 4]
+    assert tokenunify("prepare", *cut, "--out", shards).returncode == 0
+    words = ["--recipe", "pretrain_photographs", "--size", "atto", "--shards", shards]
+    words += ["--steps", 2, "--global-batch", 2, "--out", out]
+    done = tokenunify("pretrain", *words, "--set", "objective.patch=[1,8,8]")
+    assert done.returncode == 0, done.stderr
+    model = load_model(out)
+    assert model(torch.rand(1, 3, 1, 32, 32)).shape == (1, 3, 1, 32, 32)
+    refused = tokenunify("pretrain", "--size", "atto", "--shards", shards, "--dry-run")
+    assert refused.returncode == 2 and "--recipe pretrain_photographs" in refused.stderr

@@ -40,8 +40,18 @@ def test_shapes_on_the_meta_device(name):
     crops = torch.empty(1, 1, *sides, device="meta")
     inner = tuple(side - 2 * margin for side, margin in zip(sides, model.margin, strict=True))
     assert model(crops).shape == (1, outputs, *inner)
-    found = [feature.shape[2:].numel() for feature in model.features(crops)]
+    features = model.features(crops)
+    found = [feature.shape[2:].numel() for feature in features]
     assert found == sorted(found, reverse=True) and len(found) > 3
+    assert [each.shape[1] for each in features] == [*model.widths]
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_any_number_of_channels_goes_in(name):
+    with torch.device("meta"):
+        model = build_model(name, in_channels=3)
+    crops = torch.empty(2, 3, *published(name).crop, device="meta")
+    assert model(crops).shape[:2] == (2, 3)
 
 
 @pytest.mark.parametrize("name", list_models())

@@ -21,7 +21,7 @@ from tokenunify_scale.measure.step import steps_on_gpu
 from tokenunify_scale.models.count import cost
 from tokenunify_scale.models.emmamba import SIZES
 from tokenunify_scale.models.load import build_chosen
-from tokenunify_scale.objectives import build_objective, out_channels
+from tokenunify_scale.objectives import build_objective, needs_labels
 from tokenunify_scale.ops import backend
 from tokenunify_scale.registry import MODELS, OBJECTIVES
 from tokenunify_scale.train.runlog import describe_environment, write_atomically
@@ -220,7 +220,7 @@ def _step_on_gpu(config: Config) -> Measured:
 
 def _names() -> list[str]:
     """The objectives of pretraining."""
-    return [name for name in OBJECTIVES.names() if out_channels(name) == CHANNELS]
+    return [name for name in OBJECTIVES.names() if not needs_labels(name)]
 
 
 def _sizes(config: Config) -> list[growth.Given]:

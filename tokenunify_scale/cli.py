@@ -29,7 +29,7 @@ VERBS = {
     "finetune": "learn affinities from a labelled volume",
     "predict": "turn a volume into affinities",
     "segment": "turn affinities, or a volume and a model, into neurons",
-    "evaluate": "score and draw a segmentation, or a rollout of a pretrained network",
+    "evaluate": "score and draw a segmentation, or what pretrained networks predict",
     "export": "write a Hugging Face folder",
     "import-official": "turn a checkpoint of the paper's release into a run",
     "benchmark": "measure the scan, a training step, the loader or the objectives",

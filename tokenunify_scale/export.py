@@ -7,15 +7,21 @@ from typing import Any
 
 import torch
 
-from tokenunify_scale.config import DataError, to_dict
+from tokenunify_scale.config import ConfigError, DataError, to_dict
 from tokenunify_scale.data.affinities import NEAREST
-from tokenunify_scale.model_card import card
+from tokenunify_scale.model_card import SCORES, card
 from tokenunify_scale.models.load import load_model
 from tokenunify_scale.registry import MODELS
-from tokenunify_scale.train.checkpoint import Description, read_weights, save_weights
+from tokenunify_scale.train.checkpoint import (
+    Description,
+    read_description,
+    read_weights,
+    save_weights,
+)
 from tokenunify_scale.train.runlog import RunFolder, read_result, write_atomically
 
 PROBE = (16, 64, 64)  # voxels, at least, of the crop on which source and export are compared
+TOLD = 3  # names of what an evaluation has in place of scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +35,15 @@ class Config:
     """The folder to write."""
 
     evaluation: Path | None = None
-    """A finished evaluation of this model; its scores go into the card."""
+    """A finished evaluation of a segmentation that this model made, against labels; its scores go
+    into the card."""
 
 
 def plan(config: Config) -> dict[str, Any]:
     """What would be written.
 
     Raises:
+        ConfigError: the evaluation has no scores of a segmentation.
         DataError: the run or the evaluation has not finished.
     """
     trained, _ = _results(config)
@@ -55,6 +63,7 @@ def run(config: Config) -> dict[str, Any]:
         What result.json holds, with the largest difference found, which is 0.
 
     Raises:
+        ConfigError: the evaluation has no scores of a segmentation.
         DataError: the run or the evaluation has not finished, or what was written does not
             compute what the run's weights do. Nothing is deleted.
     """
@@ -108,7 +117,8 @@ def compare(source: Path, exported: Path) -> float:
     """Largest absolute difference of two folders' networks on one random crop of fixed seed."""
     generator = torch.Generator().manual_seed(0)
     one, other = load_model(source), load_model(exported)
-    crop = torch.rand(1, 1, *one.legal(PROBE), generator=generator)
+    channels = read_description(source).in_channels
+    crop = torch.rand(1, channels, *one.legal(PROBE), generator=generator)
     return float((one(crop) - other(crop)).abs().max())
 
 
@@ -119,6 +129,14 @@ def _results(config: Config) -> tuple[dict[str, Any], dict[str, Any] | None]:
     if config.evaluation is None:
         return trained, None
     scores = read_result(config.evaluation)
-    if scores is None or scores["verb"] != "evaluate":
+    if scores is None:
         raise DataError(f"{config.evaluation} is not a finished evaluation")
+    measured = list(scores.get("metrics") or ["no numbers"])
+    if scores["verb"] != "evaluate" or not {*SCORES} & {*measured}:
+        more = ", ..." if len(measured) > TOLD else ""
+        raise ConfigError(
+            f"evaluation {config.evaluation}: {scores['verb']} left {', '.join(measured[:TOLD])}"
+            f"{more} there; a card shows the scores of a segmentation ({', '.join(SCORES)}), which "
+            "evaluate --segmentation ... --labels ... measures"
+        )
     return trained, scores

@@ -22,7 +22,7 @@ from tokenunify_scale.models.load import (
     strategy_of,
 )
 from tokenunify_scale.models.published import published
-from tokenunify_scale.objectives import build_objective, out_channels
+from tokenunify_scale.objectives import build_objective, needs_labels, out_channels
 from tokenunify_scale.objectives.affinity import AffinityConfig
 from tokenunify_scale.ops import backend
 from tokenunify_scale.registry import MODELS, OBJECTIVES
@@ -178,7 +178,7 @@ def _crops(config: Config, *, crop: Triple, margin: Triple) -> LabelledCrops:
 
 def _start(config: Config) -> tuple[Named, dict[str, torch.Tensor], Description | None]:
     """The network to train, and the weights it starts from, if any."""
-    if OBJECTIVES.get(config.objective.name).factory.OUT_CHANNELS == CHANNELS:
+    if not needs_labels(config.objective.name):
         raise ConfigError(f"objective {config.objective.name!r} needs no labels: use pretrain")
     if config.init == "random":
         if config.model is None:

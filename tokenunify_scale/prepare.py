@@ -1,4 +1,4 @@
-"""Volumes to what training reads: WebDataset shards of random crops, or HDF5 files."""
+"""Volumes and photographs to what training reads: shards of random crops, or HDF5 files."""
 
 import math
 from collections.abc import Sequence
@@ -10,21 +10,24 @@ from typing import Literal
 from tokenunify_scale.config import to_dict
 from tokenunify_scale.data.augment import AugmentConfig
 from tokenunify_scale.data.changes.preview import draw_contact_sheet
-from tokenunify_scale.data.content import ContentConfig, check_source, find_crops, rate_lines
+from tokenunify_scale.data.content import ContentConfig, check_source, find_crops
 from tokenunify_scale.data.copies import missing, names, read_labels, write_copies
 from tokenunify_scale.data.gray import PERCENTILES
 from tokenunify_scale.data.inputs import Source, open_sources
-from tokenunify_scale.data.shards.pack import finished, plan_shards, write_shards
+from tokenunify_scale.data.photos import PhotoCrops, left_out_line, open_photos
+from tokenunify_scale.data.shards.index import Sample
+from tokenunify_scale.data.shards.request import Find, plan_request, write_request
 from tokenunify_scale.data.shards.target import run_folder, whole_file
 from tokenunify_scale.data.shards.verify import read_facts, report_on
 from tokenunify_scale.data.team import Team, assemble
 from tokenunify_scale.train.runlog import read_result
 from tokenunify_scale.volumes.geometry import Box
+from tokenunify_scale.volumes.photos import CHANNELS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What to prepare, from which volumes, and where."""
+    """What to prepare, from which volumes or photographs, and where."""
 
     volumes: tuple[str, ...] = ()
     """Volumes to read: FILE.h5:DATASET, a TIFF stack, or synthetic:seed=7,shape=64x512x512."""
@@ -34,10 +37,12 @@ class Config:
     """Your own copies of the volumes of the data set, one a volume in its order."""
     split: str | None = None
     """Another part of the data set, such as test."""
+    images: tuple[str, ...] = ()
+    """Photographs to read instead: folders of PNG, JPEG or TIFF, or patterns; crops are RGB."""
     out: Path | None = None
     """Folder to write to."""
     crops: int = 1000
-    """Random crops taken from each volume."""
+    """Random crops taken from each volume, or image."""
     crop: tuple[int, int, int] = (16, 160, 160)
     """Size of a crop (z, y, x) in voxels."""
     sample: Literal["uniform", "content"] = "uniform"
@@ -63,17 +68,24 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuse requests for nothing or for two things, and counts below 1."""
-        asked = {"--volumes": self.volumes, "--dataset": self.dataset, "--verify": self.verify}
-        given = [flag for flag, value in asked.items() if value]
-        if self.verify and self.preview:
+        asked = {"--volumes": self.volumes, "--dataset": self.dataset, "--images": self.images}
+        given = [flag for flag, value in {**asked, "--verify": self.verify}.items() if value]
+        if self.preview and (self.verify or self.images):
             given.append("--preview")
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} exclude each other: give one")
         if not given and self.preview is None:
             raise ValueError(
-                "name what to read: --volumes FILE or --dataset NAME; or --verify FOLDER to check "
-                "shards, or --preview FILE.png"
+                "name what to read: --volumes FILE, --dataset NAME or --images FOLDER; or --verify "
+                "FOLDER to check shards, or --preview FILE.png"
             )
+        if self.images and self.crop[0] != 1:
+            raise ValueError(
+                f"a photograph is one section, so the depth of crop {self.crop} must be 1, as in "
+                "--crop 1,160,160"
+            )
+        if self.images and (self.write, self.sample) != ("shards", "uniform"):
+            raise ValueError("--images are written as shards of uniform crops, and in no other way")
         if (self.source or self.split) and len(self.dataset) != 1:
             raise ValueError("--source and --split belong to one --dataset, by its name")
         if self.out is None and self.verify is None and self.preview is None:
@@ -94,31 +106,29 @@ def plan(config: Config) -> dict:
 
     Raises:
         ConfigError: no such data set, or it cannot be read in place.
-        DataError: a volume is missing, is not raw, or is smaller than the crop; no such shards.
+        DataError: a volume is missing, is not raw, or is smaller than the crop; no images, or none
+            that holds a crop; no such shards.
     """
     if config.verify:
         index = read_facts(config.verify)
         size = sum(shard.bytes for shard in index.shards)
         counts = {"samples": index.count, "shards": len(index.shards), "bytes": size}
         return {"folder": str(config.verify), **counts}
-    with _sources(config) as sources:
-        facts = [source.facts() for source in sources]
-        if config.preview:
-            return {"volumes": facts[:1], "files": [str(config.preview)]}
-        if config.write == "hdf5":
-            files = [str(config.out / name) for name in names(sources)]
-            size = sum(math.prod(s.box.shape) * s.volume.dtype.itemsize for s in sources)
-            return {"volumes": facts, "files": files, "bytes": size}
-    samples = config.crops * len(facts)
-    files = plan_shards(samples, per_shard=config.per_shard, crop=config.crop)
-    shown = [files[0][0]] if len(files) == 1 else [files[0][0], "...", files[-1][0]]
-    return {
-        "volumes": facts,
-        "samples": samples,
-        "shards": len(files),
-        "bytes": sum(size for _, size in files),
-        "files": [name if name == "..." else str(config.out / name) for name in shown],
-    }
+    if config.images:
+        facts = [folder.facts() for folder in open_photos(config.images, crop=config.crop)]
+        sources, stored = sum(fact["images"] for fact in facts), (CHANNELS, *config.crop[1:])
+    else:
+        with _sources(config) as opened:
+            facts = [source.facts() for source in opened]
+            if config.preview:
+                return {"volumes": facts[:1], "files": [str(config.preview)]}
+            if config.write == "hdf5":
+                files = [str(config.out / name) for name in names(opened)]
+                size = sum(math.prod(s.box.shape) * s.volume.dtype.itemsize for s in opened)
+                return {"volumes": facts, "files": files, "bytes": size}
+        sources, stored = len(facts), config.crop
+    samples, where = config.crops * sources, {"out": config.out, "per_shard": config.per_shard}
+    return plan_request(facts, samples=samples, stored=stored, **where)
 
 
 def run(config: Config) -> dict:
@@ -129,74 +139,80 @@ def run(config: Config) -> dict:
     Raises:
         ConfigError: ``out`` holds what another request wrote.
         DataError: a volume is missing, is not raw, has NaNs, shows nothing, or is smaller than
-            the crop; shards that were to be checked are damaged.
+            the crop; an image is damaged, or none holds a crop; shards that were to be checked
+            are damaged.
         HostError: the disk is full; another process writes to ``out``; no mpi4py under MPI.
     """
     with assemble() as team, ExitStack() as stack:
         if config.verify:
             report_on(config.verify, team=team)
             return {}
-        with team.together():
-            sources = stack.enter_context(_sources(config))
-        if config.preview:
-            return _preview(config, sources, team)
-        write = _copies if config.write == "hdf5" else _shards
-        result = write(config, sources, team)
+        if config.images:
+            result = _photo_shards(config, team)
+        else:
+            with team.together():
+                sources = stack.enter_context(_sources(config))
+            if config.preview:
+                return _preview(config, sources, team)
+            write = _copies if config.write == "hdf5" else _volume_shards
+            result = write(config, sources, team)
         return result if team.leads else {}
 
 
-def _shards(config: Config, sources: Sequence[Source], team: Team) -> dict:
-    """Write the crops of all sources as shards."""
+def _photo_shards(config: Config, team: Team) -> dict:
+    """Write the crops of all photographs as shards."""
+    folders = open_photos(config.images, crop=config.crop, team=team)
+    facts = [folder.facts() for folder in folders]
+
+    def find() -> tuple[Sequence[Sample], dict]:
+        if team.leads and (line := left_out_line(folders, crop=config.crop)):
+            print(line, flush=True)
+        known = {"crop": config.crop, "channels": CHANNELS, "voxel_size": None, "volumes": facts}
+        return PhotoCrops(folders, **_random(config)), known
+
+    return _write(find, config, facts, team)
+
+
+def _volume_shards(config: Config, sources: Sequence[Source], team: Team) -> dict:
+    """Write the crops of all volumes as shards."""
     facts = [source.facts() for source in sources]
-    request = {"volumes": facts, **_request(config)}
 
-    def there() -> dict | None:
-        index, result = finished(config.out, request=request), read_result(config.out)
-        if index is None or result is None:
-            return None
-        print(f"{config.out}: all {index.count} crops are there already, nothing to do")
-        return result
-
-    if (result := team.ask(there)) is not None:
-        return result
-    samples = find_crops(sources, team=team, **_places(config))
-    sizes = {source.voxel_size for source in sources}
-    described = {
-        "crop": config.crop,
-        "voxel_size": sizes.pop() if len(sizes) == 1 else None,
-        "volumes": [
+    def find() -> tuple[Sequence[Sample], dict]:
+        samples = find_crops(sources, team=team, **_places(config))
+        sizes = {source.voxel_size for source in sources}
+        size = sizes.pop() if len(sizes) == 1 else None
+        volumes = [
             {**fact, "mapping": mapping and asdict(mapping)}
             for fact, mapping in zip(facts, samples.mappings, strict=True)
-        ],
-        "request": request,
-    }
-    with run_folder(config.out, config=to_dict(config), results="shard-*.tar", team=team) as folder:
-        index = write_shards(
-            samples, config.out, per_shard=config.per_shard, index=described, team=team
-        )
-        size = sum(shard.bytes for shard in index.shards)
-        written = {"samples": index.count, "shards": len(index.shards), "bytes": size}
-        result = team.ask(lambda: folder.finish(**written, volumes=facts))
-    if team.leads:
-        counts = f"crops: {index.count}, shards: {len(index.shards)}"
-        rates = rate_lines(index.volumes, count=config.crops)
-        print("\n".join([*rates, f"{config.out}: {counts}, {size / 1e6:.1f} MB"]))
-    return result
+        ]
+        return samples, {"crop": config.crop, "voxel_size": size, "volumes": volumes}
+
+    return _write(find, config, facts, team)
+
+
+def _write(find: Find, config: Config, facts: list[dict], team: Team) -> dict:
+    """Write the shards of sources with these facts."""
+    request = {"volumes": facts, **_request(config)}
+    return write_request(find, out=config.out, config=to_dict(config), request=request, team=team)
 
 
 def _request(config: Config) -> dict:
     """What of a config decides the shards, as plain data."""
-    keys = ["crops", "crop", "sample", "seed", "per_shard", "percentiles", "write"]
+    keys = ["crops", "crop", "sample", "seed", "per_shard", "write"]
+    keys += [] if config.images else ["percentiles"]
     keys += ["content"] if config.sample == "content" else []
     return {key: value for key, value in to_dict(config).items() if key in keys}
+
+
+def _random(config: Config) -> dict:
+    """What of a config decides where uniform crops are."""
+    return {"count": config.crops, "crop": config.crop, "seed": config.seed}
 
 
 def _places(config: Config) -> dict:
     """What of a config decides where crops are, and how they become uint8."""
     return {
-        "count": config.crops,
-        "crop": config.crop,
-        "seed": config.seed,
+        **_random(config),
         "content": config.content if config.sample == "content" else None,
         "percentiles": config.percentiles,
         "labels": config.looks_like_labels,

@@ -2,12 +2,13 @@
 
 import math
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
+from torch import nn
 
 from tokenunify_scale.config import ConfigError, DataError, Named
 from tokenunify_scale.data.augment import AugmentConfig, unchanged
@@ -16,19 +17,20 @@ from tokenunify_scale.models.count import cost
 from tokenunify_scale.models.emmamba import SIZES
 from tokenunify_scale.models.load import build_chosen, describe, parameters_of, strategy_of
 from tokenunify_scale.models.published import CROP
-from tokenunify_scale.objectives import build_objective, out_channels
+from tokenunify_scale.objectives import build_objective, needs_labels
 from tokenunify_scale.objectives.schedule import schedule_text
 from tokenunify_scale.objectives.tokenunify import TokenUnifyConfig
 from tokenunify_scale.ops import backend
 from tokenunify_scale.registry import MODELS, OBJECTIVES
 from tokenunify_scale.tokens.patches import patch_grid
 from tokenunify_scale.train.engine import join
+from tokenunify_scale.train.held_out import HeldOut, micro_batch
 from tokenunify_scale.train.job import run_job
 from tokenunify_scale.train.loop import Training, deepspeed_config
 from tokenunify_scale.train.plan import training_plan
 from tokenunify_scale.volumes.geometry import Triple
 
-CHANNELS = 1  # in and out: grey crops, reconstructed
+GREY = 1  # channels, where no shards say otherwise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +57,31 @@ class Config(Training):
     crop: tuple[int, int, int] | None = None
     """Size (z, y, x) of a training crop in voxels; a random part of the stored one."""
 
+    held_out: tuple[str, ...] = ()
+    """Shards that training does not see: the loss on their crops is measured and logged too."""
+
+    held_out_every: int = 100
+    """Steps between two such measurements; one before the first step, one after the last."""
+
+    held_out_crops: int = 32
+    """Crops of one: the first of the shuffled stream, the same each time."""
+
     data: StreamConfig = field(default_factory=StreamConfig)
     """Mixture, shuffling, damaged samples, cache and loading ahead."""
 
     augment: AugmentConfig = field(default_factory=unchanged)
     """Random changes of the crops; none unless named: --set augment.flip.p=0.5."""
+
+    def __post_init__(self) -> None:
+        """Refuse counts below 1, and to hold out what is trained on."""
+        super().__post_init__()
+        if min(self.held_out_every, self.held_out_crops) < 1:
+            raise ValueError(
+                f"held_out_every and held_out_crops must be >= 1, got {self.held_out_every} and "
+                f"{self.held_out_crops}"
+            )
+        if both := {*map(os.path.abspath, self.shards)} & {*map(os.path.abspath, self.held_out)}:
+            raise ValueError(f"shards and held_out both name {', '.join(sorted(both))}")
 
 
 def plan(config: Config) -> dict[str, Any]:
@@ -68,18 +90,22 @@ def plan(config: Config) -> dict[str, Any]:
     Raises:
         ConfigError: the batch, the strategy, the crop or the objective cannot be.
     """
-    crop, state = _crop(config)
+    crop, channels, state = _known(config)
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    settings = _check(config, crop=crop, world=world)
+    settings, objective = _check(config, crop=crop, channels=channels, world=world)
     with torch.device("meta"):
-        model = build_chosen(config.model, in_channels=CHANNELS, out_channels=CHANNELS)
-        deployed = build_chosen(config.model, in_channels=CHANNELS, out_channels=3)
-    counted = cost(model, crop=crop, in_channels=CHANNELS)
-    curriculum = getattr(config.objective.options, "curriculum", None)
-    lines = curriculum and schedule_text(curriculum, steps=config.steps, seed=config.seed)
+        deployed = build_chosen(config.model, in_channels=channels, out_channels=3)
+    counted = cost(objective.backbone, crop=crop, in_channels=channels)
+    options = config.objective.options
+    curriculum = getattr(options, "curriculum", None)
+    lines = curriculum and schedule_text(
+        curriculum, steps=config.steps, seed=config.seed, terms=options.terms
+    )
+    trained = parameters_of(objective, trained=True)
     return {
         "model": config.model.name,
         "parameters_with_3_output_channels": f"{parameters_of(deployed):,}",
+        "parameters_of_the_objective": f"{parameters_of(objective):,}, trained: {trained:,}",
         "crop": list(crop),
         "data": state,
         "GMAC_per_crop": round(counted.gmac, 1),
@@ -106,13 +132,14 @@ def run(config: Config) -> dict[str, Any]:
         DivergedError: the loss is not finite.
     """
     stream = _stream(config)
-    _check(config, crop=stream.crop, world=int(os.environ.get("WORLD_SIZE", "1")))
+    facts = {"crop": stream.crop, "channels": stream.channels}
+    _check(config, **facts, world=int(os.environ.get("WORLD_SIZE", "1")))
+    held_out = _held_out(config, stream)
     world = join()
-    settings = _check(config, crop=stream.crop, world=world.size)
+    settings, _ = _check(config, **facts, world=world.size)
     torch.manual_seed(config.seed)
-    backbone = build_chosen(config.model, in_channels=CHANNELS, out_channels=CHANNELS)
     return run_job(
-        build_objective(config.objective, backbone=backbone, seed=config.seed),
+        _objective(config, channels=stream.channels),
         partial(
             batches, stream, workers=config.data.workers, prefetch=config.data.prefetch
         ),
@@ -122,12 +149,13 @@ def run(config: Config) -> dict[str, Any]:
         world=world,
         about=describe(
             config.model,
-            in_channels=CHANNELS,
-            out_channels=CHANNELS,
+            in_channels=stream.channels,
+            out_channels=stream.channels,
             objective=config.objective.name,
         ),
         environment={"scan": backend.describe(world.device.type)},
         facts={"shards": list(config.shards)},
+        held_out=held_out,
     )
 
 
@@ -141,32 +169,66 @@ def _stream(config: Config) -> Stream:
     )
 
 
-def _crop(config: Config) -> tuple[tuple[int, int, int], str]:
-    """The crop a run would use, and what can be said of its data before it starts."""
+def _held_out(config: Config, trained_on: Stream) -> HeldOut | None:
+    """What is measured beside training: crops as they are, cut to the training crop's size."""
+    if not config.held_out:
+        return None
+    data = replace(config.data, weights=None, prefetch=1, workers=min(1, config.data.workers))
+    stream = Stream(config.held_out, seed=config.seed, crop=trained_on.crop, config=data)
+    if stream.channels != trained_on.channels:
+        raise ConfigError(
+            f"held_out has crops of {stream.channels} channels, shards of {trained_on.channels}"
+        )
+    return HeldOut(
+        open_batches=partial(batches, stream, workers=data.workers, prefetch=data.prefetch),
+        crops=config.held_out_crops,
+        every=config.held_out_every,
+    )
+
+
+def _known(config: Config) -> tuple[Triple, int, str]:
+    """Crop and channels of a run, and what can be said of its data before it starts."""
     try:
         stream = _stream(config)
+        _held_out(config, stream)
     except DataError as error:
-        return config.crop or CROP, f"not there yet ({error})"
-    return stream.crop, f"{sum(stream.counts)} crops in {len(stream.counts)} folders"
+        return config.crop or CROP, GREY, f"not there yet ({error})"
+    data = f"{sum(stream.counts)} crops in {len(stream.counts)} folders"
+    return stream.crop, stream.channels, data
 
 
-def _check(config: Config, *, crop: tuple[int, int, int], world: int) -> dict[str, Any]:
-    """Refuse what cannot run, before any device is asked for; DeepSpeed's config if it can."""
+def _objective(config: Config, *, channels: int) -> nn.Module:
+    """The objective around a network of as many channels out as in."""
+    network = build_chosen(config.model, in_channels=channels, out_channels=channels)
+    return build_objective(config.objective, backbone=network, seed=config.seed, channels=channels)
+
+
+def _check(
+    config: Config, *, crop: Triple, channels: int, world: int
+) -> tuple[dict[str, Any], nn.Module]:
+    """Refuse what cannot run, before any device is asked for.
+
+    Returns:
+        DeepSpeed's config, and the objective on the meta device.
+    """
     name, options = config.objective.name, config.objective.options
-    if out_channels(name) != CHANNELS:
+    if needs_labels(name):
         raise ConfigError(f"objective {name!r} needs labels: use finetune")
     with torch.device("meta"), torch.no_grad():
-        network = build_chosen(config.model, in_channels=CHANNELS, out_channels=CHANNELS)
+        objective = _objective(config, channels=channels)
+        network = objective.backbone
         if any(network.margin):
             raise ConfigError(
                 f"{config.model.name} predicts {network.margin} voxels less than it sees on either "
                 "side: it has no output for the patches there, so it can only be fine-tuned"
             )
-        network(torch.empty(1, CHANNELS, *crop))
-        build_objective(config.objective, backbone=network, seed=config.seed)
+        network(torch.empty(1, channels, *crop))
     if (patch := getattr(options, "patch", None)) is not None:
         _check_patches(options, name=name, crop=crop, patch=patch)
-    return deepspeed_config(config, size=strategy_of(config.model.name), world=world)
+    if config.held_out:
+        micro_batch(config.held_out_crops, world=world, most=1)
+    size = strategy_of(config.model.name)
+    return deepspeed_config(config, size=size, world=world), objective
 
 
 def _check_patches(options: Any, *, name: str, crop: Triple, patch: Triple) -> None:
@@ -178,4 +240,6 @@ def _check_patches(options: Any, *, name: str, crop: Triple, patch: Triple) -> N
         if (prefixes := getattr(options, "prefixes_per_crop", 1)) >= count:
             raise ValueError(f"crop {crop} has {count - 1} prefixes, not {prefixes} different ones")
     except ValueError as error:
-        raise ConfigError(f"objective {name!r}: {error}") from None
+        flat = crop[0] == 1 < patch[0]
+        hint = "; of photographs take --recipe pretrain_photographs" if flat else ""
+        raise ConfigError(f"objective {name!r}: {error}{hint}") from None

@@ -214,6 +214,77 @@ def test_a_flip_is_a_flip(folders):
     assert torch.equal(flipped, plain.flip((-3, -2, -1)))
 
 
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Twelve crops of 3 channels and 1x6x6 pixels, each channel the first one and a constant."""
+    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("photos")
+    first = rng.integers(60, 180, (12, 6, 6)).astype(np.uint8)
+    arrays = np.stack([first, first + 20, first + 40], axis=1)
+    samples = [(array, {"volume": 0}) for array in arrays]
+    index = {"crop": (1, 6, 6), "channels": 3, "voxel_size": None, "volumes": [], "request": {}}
+    write_shards(samples, folder, per_shard=4, index=index)
+    return folder, arrays
+
+
+def test_colours_come_as_channels_of_a_crop_of_one_section(photos, folders):
+    folder, arrays = photos
+    stream = Stream([folder], seed=3)
+    batch = stream.batch(0, 12)["crops"]
+    assert stream.channels == 3 and stream.crop == (1, 6, 6) and stream.voxel_size is None
+    assert batch.shape == (12, 3, 1, 6, 6) and batch.dtype == torch.uint8
+    order = [stream.order.at(position).sample for position in range(12)]
+    assert np.array_equal(batch[:, :, 0].numpy(), arrays[order])
+    assert Stream(folders, seed=3).channels == 1
+    with pytest.raises(ConfigError, match=f"{folder} stores crops of 3 channels, {folders[0]} of"):
+        Stream([*folders, folder], seed=3)
+
+
+def test_a_sub_crop_is_at_one_place_in_all_channels(photos):
+    folder, arrays = photos
+    stream = Stream([folder], seed=3, crop=(1, 2, 3))
+    crops = stream.batch(0, 48)["crops"].numpy()
+    assert crops.shape == (48, 3, 1, 2, 3)
+    places = set()
+    for position, crop in enumerate(crops):
+        whole = arrays[stream.order.at(position).sample]
+        windows = np.lib.stride_tricks.sliding_window_view(whole, (3, 2, 3))[0]
+        (found,) = np.argwhere((windows == crop[:, 0]).all((2, 3, 4)))
+        places.add(tuple(found))
+    assert len(places) > 12  # of 5x4
+
+
+@pytest.mark.parametrize("crop", [None, (1, 4, 4)])
+def test_each_channel_is_changed_as_a_grey_crop_at_its_position_is(photos, tmp_path, crop):
+    folder, arrays = photos
+    config = replace(MIXUP, rotate=replace(MIXUP.rotate, p=0.5), noise=replace(MIXUP.noise, p=1))
+    changed = Stream([folder], seed=3, crop=crop, augment=config).batch(0, 24)["crops"]
+    assert not torch.equal(changed, Stream([folder], seed=3, crop=crop).batch(0, 24)["crops"])
+    for channel in range(3):
+        samples = [(array[channel : channel + 1], {"volume": 0}) for array in arrays]
+        index = {"crop": (1, 6, 6), "voxel_size": None, "volumes": [], "request": {}}
+        grey = tmp_path / str(channel)
+        write_shards(samples, grey, per_shard=4, index=index)
+        alone = Stream([grey], seed=3, crop=crop, augment=config).batch(0, 24)["crops"]
+        assert torch.equal(changed[:, channel : channel + 1], alone)
+
+
+def test_flips_turn_all_channels_alike(photos):
+    config = only(AugmentConfig(), "flip", "rotate90", "transpose")
+    config = replace(config, flip=replace(config.flip, p=0.5))
+    crops = Stream([photos[0]], seed=1, augment=config).batch(0, 36)["crops"].int()
+    assert torch.equal(crops[:, 1], crops[:, 0] + 20) and torch.equal(crops[:, 2], crops[:, 0] + 40)
+
+
+def test_a_damaged_partner_is_read_and_counted_once_for_all_channels(photos, monkeypatch):
+    stream = Stream([photos[0]], seed=3, augment=only(AugmentConfig(), "mixup"))
+    reads, read_into = [], stream.sets[0].read_into
+    monkeypatch.setattr(
+        stream.sets[0], "read_into", lambda *words: reads.append(words) or read_into(*words)
+    )
+    stream.batch(0, 8)
+    assert len(reads) == 16
+
+
 def test_a_damaged_sample_stops_the_stream_with_its_name_and_offset(folders, tmp_path):
     copies = [shutil.copytree(folder, tmp_path / folder.name) for folder in folders]
     offset = Stream(copies, seed=0).sets[0].index.shards[1].offsets[1]

@@ -5,12 +5,9 @@ from torch.nn import functional
 
 from tokenunify_scale.config import ConfigError
 from tokenunify_scale.models import build_model, list_models
-from tokenunify_scale.models.emmamba import (
-    SIZES,
-    SMALL_SIZES,
-    EMmamba,
-    EMmambaConfig,
-)
+from tokenunify_scale.models.count import cost
+from tokenunify_scale.models.emmamba import EMmamba
+from tokenunify_scale.models.emmamba_config import SIZES, SMALL_SIZES, EMmambaConfig
 
 # Source: Table 6; component totals as measured on the paper's release.
 TOTALS = {
@@ -42,10 +39,11 @@ def count(*modules: nn.Module) -> int:
     return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
 
+@pytest.mark.parametrize("sections", ["mean", "keep"])
 @pytest.mark.parametrize("size", SIZES)
-def test_parameter_totals_are_those_of_table_6(size):
+def test_parameter_totals_are_those_of_table_6(size, sections):
     with torch.device("meta"):
-        model = build_model(f"emmamba_{size}")
+        model = build_model(f"emmamba_{size}", sections=sections)
     assert all(parameter.is_meta for parameter in model.parameters())
     assert count(model) == TOTALS[size]
 
@@ -74,7 +72,9 @@ def test_presets_differ_in_no_parameter():
             {n: p.shape for n, p in build_model("emmamba_atto", preset=preset).named_parameters()}
             for preset in ("default", "official")
         )
+        kept = build_model("emmamba_atto", sections="keep").named_parameters()
     assert default == official and len(default) == 179  # as many as the release's tensors
+    assert default == {name: parameter.shape for name, parameter in kept}
 
 
 def test_small_sizes_are_not_said_to_be_in_the_paper():
@@ -248,11 +248,6 @@ def test_the_official_preset_takes_any_crop_once_padding_is_asked_for():
     assert model(noise(16, 64, 64)).shape == (1, 3, 16, 64, 64)
 
 
-def test_an_even_skip_kernel_is_refused():
-    with pytest.raises(ValueError, match="odd and >= 1, got 4"):
-        EMmambaConfig(features=(2, 2, 4, 4), hidden=4, skip_kernel=4)
-
-
 @pytest.mark.parametrize("preset", ["default", "official"])
 def test_groups_partition_the_parameters(preset):
     model = network(preset)
@@ -287,3 +282,92 @@ def test_a_model_is_built_by_name_with_changed_options():
     assert model.config.preset == "official" and model.out.out_channels == 1
     with pytest.raises(ConfigError, match="did you mean 'emmamba_huge'"):
         build_model("emmamba_hgue")
+
+
+KEEP = {"sections": "keep"}
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("depth", [1, 5])
+def test_sections_that_are_kept_are_neither_halved_nor_padded(depth):
+    model, crop = network(habits=KEEP, in_channels=3), torch.rand(2, 3, depth, 64, 64)
+    output, features = model.both(crop)
+    assert output.shape == crop.shape and model.legal((depth, 64, 64)) == (depth, 64, 64)
+    expected = [(depth, 64 // 2**i, 64 // 2**i) for i in range(1, 5)]
+    assert [tuple(each.shape[2:]) for each in features] == expected
+    kept = []
+    for module in model.modules():
+        module.register_forward_hook(lambda _, inputs, y: kept.append(y) if y is not None else 0)
+    model(crop)
+    volumes = [y for y in kept if isinstance(y, torch.Tensor) and y.ndim == 5]
+    assert len(volumes) > 80 and {y.shape[2] for y in volumes} == {depth}
+
+
+def test_one_section_costs_a_fraction_of_what_padding_to_sixteen_does():
+    with torch.device("meta"):
+        padded, kept = (
+            build_model("emmamba_tiny", sections=s, in_channels=3) for s in ("mean", "keep")
+        )
+    found = (
+        cost(padded, crop=(1, 64, 64), in_channels=3),
+        cost(kept, crop=(1, 64, 64), in_channels=3),
+    )
+    assert found[0].gmac > 6 * found[1].gmac
+    assert found[0].activation_bytes > 8 * found[1].activation_bytes
+
+
+@pytest.mark.parametrize("depth", [1, 5])
+def test_every_parameter_gets_a_gradient_where_sections_are_kept(depth):
+    model = network(habits=KEEP, in_channels=3).train()
+    crop = torch.rand(1, 3, depth, 64, 64, generator=torch.Generator().manual_seed(1))
+    (model(crop) - 0.3).square().mean().backward()
+    for name, parameter in model.named_parameters():
+        gradient = parameter.grad
+        assert gradient is not None and gradient.isfinite().all(), name
+        if not name.endswith("bias"):  # as above
+            assert gradient.abs().max() > 0, name
+        if gradient.ndim == 5 and gradient.shape[2] == 3:
+            # Above and below a single section there is padding alone: these taps learn nothing.
+            before, middle, after = (tap.abs().max() for tap in gradient.unbind(2))
+            assert middle > 0 and (min(before, after) > 0 if depth > 1 else before == after == 0)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("sides", [(1, 33, 47), (1, 1, 1), (3, 40, 2)])
+def test_with_kept_sections_any_crop_will_do_and_only_the_plane_is_padded(sides):
+    model, crop = network(habits=KEEP), noise(*sides)
+    assert model(crop).shape == (1, 3, *sides)
+    legal = model.legal(sides)
+    assert legal[0] == sides[0] and {side % 16 for side in legal[1:]} == {0}
+    assert all(each.shape[2] == sides[0] for each in model.features(crop))
+
+
+@pytest.mark.parametrize(
+    "habits, sides, legal",
+    [
+        (KEEP, (1, 64, 64), (1, 64, 64)),
+        (KEEP, (1, 16, 16), (1, 16, 32)),  # instance norm needs two voxels at the bottleneck
+        (KEEP, (2, 16, 16), (2, 16, 16)),
+        ({**KEEP, "interleave": "fifths"}, (1, 64, 64), (1, 64, 80)),
+        ({**KEEP, "interleave": "fifths"}, (5, 64, 64), (5, 64, 64)),
+    ],
+)
+@torch.inference_mode()
+def test_legal_sizes_where_sections_are_kept(habits, sides, legal):
+    model = network(habits=habits)
+    assert model.legal(sides) == legal and model.legal(legal) == legal
+    assert model(noise(*sides)).shape == (1, 3, *sides)
+
+
+def test_exact_crops_with_kept_sections_are_refused_for_their_plane_alone():
+    model = network(habits={**KEEP, "crops": "exact"})
+    model(noise(1, 64, 64))
+    with pytest.raises(ConfigError, match="multiples of 16 in the plane; nearest above: .1, 48, 6"):
+        model(noise(1, 33, 64))
+
+
+@torch.inference_mode()
+def test_weights_trained_with_halved_sections_start_a_network_that_keeps_them():
+    halved, kept = network(), network(habits=KEEP)
+    kept.load_state_dict(halved.state_dict())
+    assert not torch.equal(kept(noise(*CROP)), halved(noise(*CROP)))

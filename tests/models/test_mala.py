@@ -242,3 +242,10 @@ def test_every_parameter_gets_a_gradient_and_autocast_stays_finite(precision):
 def test_empty_levels_are_refused():
     with pytest.raises(ValueError, match="widths must be >= 1"):
         MALAConfig(widths=(12, 60, 0, 1500))
+
+
+def test_it_says_how_wide_its_features_are():
+    model = network((2, 3, 4, 5))
+    with torch.device("meta"):
+        maps = MALA(MALAConfig(widths=(2, 3, 4, 5))).features(torch.empty(1, 1, 29, 214, 214))
+    assert tuple(each.shape[1] for each in maps) == model.widths == (2, 3, 4, 5)

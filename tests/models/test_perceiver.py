@@ -308,11 +308,36 @@ def test_the_width_of_a_feature_map_is_found(stage):
     assert feature_width(model, stage=stage) == expected
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("patch, cells", [((1, 16, 16), 4), ((1, 8, 8), 1)])
+def test_a_photograph_of_one_section_is_decoded_patch_by_patch(patch, cells):
+    torch.manual_seed(0)
+    model = build_model("emmamba_atto", sections="keep", in_channels=3)
+    grid = (1, 48 // patch[1], 64 // patch[2])
+    features = model.features(torch.rand(2, 3, 1, 48, 64))[-2]
+    place = {"grid": grid, "padded": model.legal((1, 48, 64))}
+    hidden = prefixes(2, 5, grid=grid)
+    visible = visibility(hidden, size=tuple(features.shape[2:]), patch=patch, **place)
+    assert visible.shape == (2, 1, 6, 8) and visible.sum((1, 2, 3)).tolist() == [
+        2 * cells,
+        5 * cells,
+    ]
+    config = PerceiverConfig(**SMALL)
+    decode = PerceiverHead(config, feature_width=features.shape[1], patch=patch, channels=3)
+    found = decode(features, visible, **place)
+    assert found.shape == (2, math.prod(grid), 3 * math.prod(patch)) and found.isfinite().all()
+    shown = torch.where(visible[:, None] > 0, features, torch.inf)
+    assert torch.equal(decode(shown, visible, **place), found)
+
+
 @pytest.mark.parametrize(
     "call, message",
     [
         (lambda: feature_width(build_model("emmamba_atto"), stage=4), "is 4, must be in -4..3"),
-        (lambda: feature_width(build_model("mala", widths=(1, 1, 1, 1)), stage=0), "MALA has no w"),
+        (
+            lambda: feature_width(build_model("mala", widths=(1, 1, 1, 1)), stage=0),
+            "MALA gives no o",
+        ),
         (lambda: visibility(prefixes(1), grid=(2, 2, 2), size=SIZE), "12 patches do not fill"),
         (
             lambda: head()(noise(1, CHANNELS, *SIZE), torch.ones(2, *SIZE), grid=GRID),

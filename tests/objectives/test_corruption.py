@@ -8,6 +8,7 @@ from tokenunify_scale.objectives.corruption import (
     PrefixConfig,
     corrupt,
     learned_fill,
+    noise_fill,
     reconstruct,
 )
 from tokenunify_scale.objectives.errors import patch_errors
@@ -128,6 +129,12 @@ def test_masks_are_the_same_whatever_fills_them():
     for fill in ("zero", "mean", "learned"):
         result = seen(crops(), [0, 1, 2, 3], KINDS, fill=fill, learned=torch.zeros(1, *PATCH))
         assert torch.equal(result.hidden, expected)
+
+
+def test_noise_is_drawn_for_each_voxel_and_channel_in_one_draw():
+    found = noise_fill((3, 1, 2, 4), generator=torch.Generator().manual_seed(4))
+    drawn = torch.randn(3, 1, 2, 4, generator=torch.Generator().manual_seed(4))
+    assert torch.equal(found, drawn * 0.2 + 0.5) and found.dtype == torch.float32
 
 
 def test_a_learned_patch_stands_in_every_hidden_place_and_gets_their_gradient():

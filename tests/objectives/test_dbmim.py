@@ -284,7 +284,7 @@ def test_a_crop_that_is_no_multiple_of_the_patch_is_refused(masking):
         objective(masking=masking)(data, progress=0.0)
 
 
-def test_it_is_registered_for_a_network_of_one_output_channel():
+def test_it_is_registered_for_a_network_of_as_many_channels_as_the_crops_have():
     entry = OBJECTIVES.get("dbmim")
     assert entry.factory is DBMIM and entry.config == DBMIMConfig()
-    assert entry.factory.OUT_CHANNELS == 1 and "Chen et al. 2023" in entry.source
+    assert entry.factory.OUT_CHANNELS is None and "Chen et al. 2023" in entry.source

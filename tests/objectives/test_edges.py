@@ -28,9 +28,8 @@ def test_the_gradient_is_that_of_numpy(axes, first):
     crop = torch.rand(2, 3, 3, 4, 5, generator=torch.Generator().manual_seed(0))
     found = gradient_magnitude(crop, axes=axes)
     for one, length in zip(crop.numpy(), found, strict=True):
-        squares = sum(
-            slope**2 for channel in one for slope in np.gradient(channel, axis=range(first, 3))
-        )
+        grey = one.mean(0)  # over the channels
+        squares = sum(slope**2 for slope in np.gradient(grey, axis=range(first, 3)))
         np.testing.assert_allclose(length[0].numpy(), np.sqrt(squares), rtol=1e-5, atol=1e-6)
 
 

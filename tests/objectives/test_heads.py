@@ -2,29 +2,44 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional
 
-from tokenunify_scale.objectives.heads import (
-    KEPT,
-    LEAST,
-    GlobalNorm,
-    Head,
-    pool,
-    sphere_distance,
-    spread,
-)
+from tokenunify_scale.objectives.heads import Head, cells, sphere_distance, spread, standardised
+from tokenunify_scale.objectives.views import Turn
 
 
 def rows(count: int, width: int = 3, seed: int = 0) -> torch.Tensor:
     return 2 * torch.randn(count, width, generator=torch.Generator().manual_seed(seed)) + 1
 
 
-def test_pooling_averages_each_map_and_joins_them():
-    maps = (torch.rand(2, 3, 2, 4, 4), torch.rand(2, 5, 1, 2, 2).bfloat16())
-    pooled = pool(maps)
-    assert pooled.shape == (2, 8) and pooled.dtype == torch.float32
-    for i in range(2):
-        values = [float(m[i, c].float().mean()) for m in maps for c in range(m.shape[1])]
-        assert pooled[i].tolist() == pytest.approx(values, rel=1e-5)
+def test_cells_of_a_turned_map_are_those_of_the_map_itself():
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.rand(2, 3, 4, 8, 8, generator=generator)
+    turns = (Turn((True, False, True), True), Turn((False, True, False), False))
+    turned = torch.stack([
+        maps[0].flip(1, 3).transpose(-2, -1),
+        maps[1].flip(2),
+    ])  # fmt: skip
+    for sides in ((4, 8, 8), (2, 4, 4), (4, 16, 16)):
+        plain = functional.adaptive_avg_pool3d(maps, sides).flatten(2).transpose(1, 2)
+        torch.testing.assert_close(cells(turned, turns, sides=sides), plain)
+
+
+def test_what_is_standardised_has_no_mean_and_unit_deviation_in_every_crop():
+    x = 100 + 0.5 * torch.stack([rows(50), rows(50, seed=1)])
+    found = standardised(x.bfloat16().float())
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.mean(1), torch.zeros(2, 3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(found.std(1, correction=0), torch.ones(2, 3), atol=1e-3, rtol=0)
+    torch.testing.assert_close(standardised(x[:1]), standardised(x)[:1])
+    assert standardised(torch.full((1, 5, 2), 3.0)).abs().max() == 0, "a constant stays one"
+
+
+def test_standardising_leaves_no_gradient_towards_a_larger_mean_or_scale():
+    x = torch.stack([rows(9)]).requires_grad_()
+    (standardised(x) * torch.rand(1, 9, 3)).sum().backward()
+    torch.testing.assert_close(x.grad.sum(1), torch.zeros(1, 3), atol=1e-5, rtol=0)
+    torch.testing.assert_close((x.grad * x).sum(1), torch.zeros(1, 3), atol=1e-4, rtol=0)
 
 
 def test_the_distance_is_the_squared_one_between_unit_vectors():
@@ -52,77 +67,3 @@ def test_a_head_works_on_every_row_alone():
     whole = head(x)
     assert whole.shape == (6, 5)
     torch.testing.assert_close(whole, torch.cat([head(x[i : i + 1]) for i in range(6)]))
-
-
-def test_a_norm_uses_the_statistics_of_the_steps_before():
-    norm, batches = GlobalNorm(3).train(), [rows(8, seed=seed) for seed in range(4)]
-    weights: list[float] = []
-    for step, batch in enumerate(batches):
-        norm.begin(progress=step / 4)
-        found = norm(batch)
-        if step == 0:
-            assert torch.equal(found, batch)  # nothing is known yet
-        else:
-            seen = torch.cat(batches[:step])
-            each = torch.tensor(weights).repeat_interleave(8)[:, None].double()
-            mean = (each * seen).sum(0) / each.sum()
-            variance = (each * (seen - mean).square()).sum(0) / each.sum()
-            expected = ((batch - mean) / (variance + LEAST).sqrt()).float()
-            torch.testing.assert_close(found, expected)
-        weights = [KEPT * weight for weight in weights] + [1.0]
-
-
-@pytest.mark.parametrize("micro", [1, 2, 4])
-def test_micro_batches_of_a_step_do_not_change_a_norm(micro):
-    whole, parted = GlobalNorm(3).train(), GlobalNorm(3).train()
-    for step in range(3):
-        batch = rows(8, seed=step)
-        whole.begin(progress=step)
-        expected, found = whole(batch), []
-        for piece in batch.split(micro):
-            parted.begin(progress=step)
-            found.append(parted(piece))
-        torch.testing.assert_close(torch.cat(found), expected)
-
-
-def test_a_small_deviation_beside_a_large_mean_is_found():
-    norm, x = GlobalNorm(3).train(), 100 + 0.01 * rows(1000)
-    norm.begin(progress=0.0)
-    norm(x)
-    norm.begin(progress=0.5)
-    torch.testing.assert_close(norm(x).std(0), torch.ones(3), rtol=0.01, atol=0)
-
-
-def test_evaluation_leaves_a_norms_statistics_alone():
-    norm = GlobalNorm(3).train()
-    norm.begin(progress=0.0)
-    norm(rows(8))
-    norm.begin(progress=0.5)
-    kept = {name: value.clone() for name, value in norm.state_dict().items()}
-    first = norm.eval()(rows(8, seed=1))
-    assert all(torch.equal(kept[name], value) for name, value in norm.state_dict().items())
-    assert torch.equal(norm(rows(8, seed=1)), first)
-
-
-def test_a_norm_goes_on_from_its_state_as_if_never_stopped():
-    norm = GlobalNorm(3).train()
-    for step in range(3):
-        norm.begin(progress=step)
-        norm(rows(8, seed=step))
-    other = GlobalNorm(3).train()
-    other.load_state_dict(norm.state_dict())
-    for each in (norm, other):
-        each.begin(progress=3)
-    assert torch.equal(norm(rows(8)), other(rows(8)))
-
-
-def test_gradients_pass_a_norm_scaled_and_not_through_its_statistics():
-    norm = GlobalNorm(3).train()
-    norm.begin(progress=0.0)
-    norm(rows(8))
-    norm.begin(progress=0.5)
-    x = rows(4, seed=1).requires_grad_()
-    y = norm(x)
-    y.sum().backward()
-    slope = (y[1] - y[0]) / (x[1] - x[0])
-    torch.testing.assert_close(x.grad, slope.detach().expand(4, 3))

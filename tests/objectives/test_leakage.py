@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 from functools import cache
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import pytest
 import torch
@@ -22,21 +22,45 @@ from tokenunify_scale.tokens.relevance import relevance
 
 PRESETS = ("default", "official")
 PATCH, SIDES = (4, 8, 16), (16, 16, 80)  # the smallest crop with both presets' tokens: K = 40
+
+
+class Given(NamedTuple):
+    """What a network is shown."""
+
+    patch: tuple[int, int, int]
+    sides: tuple[int, int, int]
+    channels: int
+    habits: tuple[tuple[str, str], ...]
+
+    @property
+    def options(self) -> dict:
+        """Of its build: channels in and out, and how it treats sections."""
+        return {"in_channels": self.channels, "out_channels": self.channels, **dict(self.habits)}
+
+
+VOLUMES = {preset: Given(PATCH, SIDES, 1, (("preset", preset),)) for preset in PRESETS}
+KEEP = (("sections", "keep"),)
+PHOTOS = [Given((1, 16, 16), (1, 48, 64), 3, KEEP), Given((1, 8, 8), (1, 32, 40), 3, KEEP)]
 SMALL = PerceiverConfig(width=16, latents=4, layers=2, heads=2)
 POSITIONS = torch.tensor([4, 5])
 
 
 @cache
-def backbone(preset: str) -> nn.Module:
+def network(given: Given) -> nn.Module:
     torch.manual_seed(0)
     return build_model(
-        "emmamba_atto", preset=preset, out_channels=1, features=(4, 6, 8, 10), hidden=12,
-        depths=(1, 1, 1, 1), state=4, skip_kernel=3,
+        "emmamba_atto", features=(4, 6, 8, 10), hidden=12, depths=(1, 1, 1, 1), state=4,
+        skip_kernel=3, **given.options,
     )  # fmt: skip
 
 
-def batch() -> dict[str, Tensor]:
-    crops = torch.rand(len(POSITIONS), 1, *SIDES, generator=torch.Generator().manual_seed(1))
+def backbone(preset: str) -> nn.Module:
+    return network(VOLUMES[preset])
+
+
+def batch(given: Given = VOLUMES["default"]) -> dict[str, Tensor]:
+    shape = (len(POSITIONS), given.channels, *given.sides)
+    crops = torch.rand(shape, generator=torch.Generator().manual_seed(1))
     return {"crops": crops, "positions": POSITIONS}
 
 
@@ -64,9 +88,10 @@ def look(model: nn.Module, data: dict[str, Tensor]) -> tuple[corruption.Corrupte
     return seen[0], outputs
 
 
-def hidden_voxels(seen: corruption.Corrupted) -> Tensor:
-    """Voxels of each sample that none of its rows sees."""
-    rows = expand_patches(seen.hidden, crop=SIDES, patch=PATCH)
+def hidden_voxels(seen: corruption.Corrupted, given: Given = VOLUMES["default"]) -> Tensor:
+    """Voxels of each sample and channel that none of its rows sees."""
+    rows = expand_patches(seen.hidden, crop=given.sides, patch=given.patch)
+    rows = rows.expand(-1, given.channels, -1, -1, -1)
     return torch.stack([rows[seen.rows == i].all(0) for i in range(len(POSITIONS))])
 
 
@@ -75,19 +100,21 @@ def changed(data: dict[str, Tensor], where: Tensor) -> dict[str, Tensor]:
 
 
 def one_voxel(choices: Tensor, at: float) -> Tensor:
-    """One of the chosen voxels of each sample, at a share of their raster order."""
+    """One of the chosen voxels of each sample and one channel, at a share of their order."""
     one = torch.zeros_like(choices)
-    for sample, place in enumerate(one[:, 0]):
-        places = choices[sample, 0].nonzero()
+    for sample, place in enumerate(one):
+        places = choices[sample].nonzero()
         place[tuple(places[int(at * (len(places) - 1))])] = True
     return one
 
 
-def assert_nothing_leaks(model: nn.Module, *, decoders: set[str]) -> None:
+def assert_nothing_leaks(
+    model: nn.Module, *, decoders: set[str], given: Given = VOLUMES["default"]
+) -> None:
     """Change all that is hidden: what the network is given and all it predicts stay, bit by bit."""
-    data = batch()
+    data = batch(given)
     seen, told = look(model, data)
-    hidden = hidden_voxels(seen)
+    hidden = hidden_voxels(seen, given)
     assert set(told) == decoders and 0 < hidden.float().mean() < 1
     again, found = look(model, changed(data, hidden))
     assert torch.equal(again.crops, seen.crops)
@@ -98,8 +125,9 @@ def assert_nothing_leaks(model: nn.Module, *, decoders: set[str]) -> None:
 @pytest.fixture(autouse=True)
 def relevance_of_the_clean_crops(monkeypatch):
     """Hold the order of the path ``relevance`` fixed: it is a function of the whole crop."""
-    scores = relevance(batch()["crops"], patch=PATCH)
-    monkeypatch.setattr(corruption, "relevance", lambda crops, *, patch: scores)
+    scores = {each.patch: relevance(batch(each)["crops"], patch=each.patch)
+              for each in (VOLUMES["default"], *PHOTOS)}  # fmt: skip
+    monkeypatch.setattr(corruption, "relevance", lambda crops, *, patch: scores[patch])
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -158,3 +186,41 @@ def test_the_mean_that_fills_is_that_of_the_visible_voxels_alone():
     for crop, filled, gone in zip(data["crops"], seen.crops, hidden, strict=True):
         expected = crop[~gone].double().mean().item()
         assert filled[gone].tolist() == pytest.approx([expected] * int(gone.sum()), abs=1e-6)
+
+
+@pytest.mark.parametrize("given", PHOTOS, ids=lambda given: f"patches of {given.patch[1]}")
+@pytest.mark.parametrize(
+    "path, fill",
+    [*((path, "noise") for path in get_args(Path)), *(("hilbert", f) for f in get_args(Fill)[1:])],
+)
+def test_nothing_leaks_in_a_photograph_of_one_section_and_three_channels(given, path, fill):
+    config = TokenUnifyConfig(patch=given.patch, path=path, fill=fill, perceiver=SMALL)
+    torch.manual_seed(0)
+    model = TokenUnify(config, backbone=network(given), seed=3, channels=3)
+    assert_nothing_leaks(model, decoders={"dense", "head"}, given=given)
+
+
+@pytest.mark.parametrize("given", PHOTOS, ids=lambda given: f"patches of {given.patch[1]}")
+@pytest.mark.parametrize("path", get_args(Path))
+def test_nor_does_one_later_value_of_one_channel_while_an_earlier_one_is_heard(given, path):
+    config = TokenUnifyConfig(patch=given.patch, path=path, perceiver=SMALL)
+    torch.manual_seed(0)
+    model = TokenUnify(config, backbone=network(given), seed=3, channels=3)
+    data = batch(given)
+    seen, told = look(model, data)
+    hidden = hidden_voxels(seen, given)
+    for at in (0, 0.4, 0.7, 1):
+        _, found = look(model, changed(data, one_voxel(hidden, at)))
+        assert all(torch.equal(found[name], told[name]) for name in ("dense", "head"))
+        _, found = look(model, changed(data, one_voxel(~hidden, at)))
+        assert all(not torch.equal(found[name], told[name]) for name in ("dense", "head"))
+
+
+@pytest.mark.parametrize("given", PHOTOS, ids=lambda given: f"patches of {given.patch[1]}")
+@pytest.mark.parametrize("path", get_args(Path))
+def test_baselines_hear_nothing_hidden_of_a_photograph_either(given, path):
+    options = {"backbone": network(given), "seed": 3, "channels": 3}
+    config = AutoregressiveConfig(patch=given.patch, path=path, fill="learned")
+    assert_nothing_leaks(Autoregressive(config, **options), decoders={"dense"}, given=given)
+    model = MAE(MAEConfig(patch=given.patch, fill="learned"), **options)
+    assert_nothing_leaks(model, decoders={"dense"}, given=given)

@@ -8,7 +8,8 @@ from torch.nn import functional
 from tokenunify_scale.models.emmamba import SMALL_SIZES, EMmamba, EMmambaConfig
 from tokenunify_scale.models.superhuman import Superhuman, SuperhumanConfig
 from tokenunify_scale.models.unetr import UNETR, UNETRConfig
-from tokenunify_scale.objectives.ms_con_em import MSConEM, MSConEMConfig, cells, voxel_errors
+from tokenunify_scale.objectives.heads import cells
+from tokenunify_scale.objectives.ms_con_em import MSConEM, MSConEMConfig, voxel_errors
 from tokenunify_scale.objectives.views import STRONG, WEAK, Turn, make_view, turn
 from tokenunify_scale.registry import OBJECTIVES
 from tokenunify_scale.train.optim import OptimConfig, parameter_groups
@@ -160,8 +161,9 @@ def test_voxels_are_held_against_the_clean_crop_and_padding_is_not():
 @pytest.mark.parametrize("most", [2, 3, 5, 16])
 def test_averaging_and_turning_back_may_change_places(most):
     maps, one = torch.rand(1, 2, 5, 7, 7), Turn((True, True, False), True)
-    expected = functional.adaptive_avg_pool3d(maps, [min(side, most) for side in (5, 7, 7)])
-    found = cells(turn(maps, [one]), [one], most=most)
+    sides = [min(side, most) for side in (5, 7, 7)]
+    expected = functional.adaptive_avg_pool3d(maps, sides)
+    found = cells(turn(maps, [one]), [one], sides=sides)
     torch.testing.assert_close(found, expected.flatten(2).transpose(1, 2))
 
 
@@ -204,5 +206,5 @@ def test_options_that_cannot_be_are_refused(options, words):
 
 def test_the_registry_names_it():
     entry = OBJECTIVES.get("ms_con_em")
-    assert entry.factory is MSConEM and entry.factory.OUT_CHANNELS == 1
+    assert entry.factory is MSConEM
     assert entry.config == MSConEMConfig()

@@ -126,6 +126,14 @@ def test_statistics_are_of_each_patch_in_units_of_the_crop():
     assert flat.count_nonzero() == 0
 
 
+def test_statistics_are_of_the_mean_over_channels():
+    batch = torch.rand(2, 3, 1, 8, 12, generator=torch.Generator().manual_seed(2))
+    found = patch_statistics(batch, patch=(1, 4, 4))
+    assert found.shape == (2, 4, 1, 2, 3)
+    expected = patch_statistics(batch.mean(1, keepdim=True), patch=(1, 4, 4))
+    torch.testing.assert_close(found, expected)
+
+
 def test_an_untaught_policy_is_uniform_and_a_taught_one_is_bounded():
     policy = MaskPolicy()
     decision = policy(crops(), patch=PATCH)

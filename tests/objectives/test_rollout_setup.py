@@ -3,9 +3,9 @@
 import pytest
 
 from tokenunify_scale.config import ConfigError, DataError, dump_yaml
-from tokenunify_scale.objectives import rollout_setup
+from tokenunify_scale.objectives import hiding
+from tokenunify_scale.objectives.hiding import Hidden
 from tokenunify_scale.objectives.rollout_setup import open_study
-from tokenunify_scale.objectives.rollout_study import Hidden
 from tokenunify_scale.train.checkpoint import Description
 
 VOLUME = "synthetic:seed=3,shape=16x48x48"
@@ -15,11 +15,14 @@ VOLUME = "synthetic:seed=3,shape=16x48x48"
 def run(tmp_path, monkeypatch):
     """A folder with the config of a run of an objective, and the header of its weights."""
 
-    def make(objective="tokenunify", *, crop=(8, 32, 32), shards="nowhere", **options):
+    def make(objective="tokenunify", *, crop=(8, 32, 32), shards="nowhere", channels=1, **options):
         described = Description(
-            model={"name": "emmamba_atto"}, in_channels=1, out_channels=1, objective=objective
+            model={"name": "emmamba_atto"},
+            in_channels=channels,
+            out_channels=channels,
+            objective=objective,
         )
-        monkeypatch.setattr(rollout_setup, "read_description", lambda folder: described)
+        monkeypatch.setattr(hiding, "read_description", lambda folder: described)
         config = {"objective": {"name": objective, **options}, "crop": crop, "shards": [shards]}
         config["crop"] = None if crop is None else list(crop)
         (tmp_path / "config.yaml").write_text(dump_yaml(config))
@@ -35,7 +38,9 @@ def study(folder, **given):
 def test_patches_path_and_crop_are_the_runs(run):
     found = study(run(patch=[4, 8, 8], path="snake"))
     assert found.hidden == Hidden(patch=(4, 8, 8), path="snake")
-    assert found.crop == (8, 32, 32) and found.visible == 8 and found.objective == "tokenunify"
+    assert (
+        found.source.crop == (8, 32, 32) and found.visible == 8 and found.objective == "tokenunify"
+    )
 
 
 @pytest.mark.parametrize("objective", ["mae", "autoregressive"])
@@ -47,12 +52,12 @@ def test_what_is_given_comes_before_what_the_run_says(run):
     folder = run(patch=[4, 8, 8])
     found = study(folder, patch=(2, 16, 16), path="random", fill="mean", crop=(4, 32, 32))
     assert found.hidden == Hidden(patch=(2, 16, 16), path="random", fill="mean")
-    assert found.crop == (4, 32, 32) and found.visible == 2
+    assert found.source.crop == (4, 32, 32) and found.visible == 2
 
 
 def test_the_stored_crop_stands_in_where_the_run_names_none(run, demo):
     folder = run(crop=None, shards=str(demo / "shards"), patch=[4, 8, 8])
-    assert study(folder).crop == (8, 32, 32)
+    assert study(folder).source.crop == (8, 32, 32)
     with pytest.raises(ConfigError, match="does not say its crop: give --crop"):
         study(run(crop=None, patch=[4, 8, 8]))
 
@@ -76,6 +81,8 @@ def test_a_run_that_predicts_no_gray_values_is_refused(run):
         study(run("affinity"))
     with pytest.raises(ConfigError, match="normalised patches"):
         study(run("mae", patch=[4, 8, 8], targets="normalised"))
+    with pytest.raises(ConfigError, match="takes crops of 3 channel"):
+        study(run("mae", patch=[4, 8, 8], channels=3))
     learned = run("mae", patch=[4, 8, 8], fill="learned")
     with pytest.raises(ConfigError, match="learned fill .* give --fill"):
         study(learned)

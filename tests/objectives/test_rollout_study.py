@@ -11,19 +11,17 @@ import pytest
 import torch
 
 from tokenunify_scale.objectives import rollout_study
-from tokenunify_scale.objectives.rollout_study import Hidden, Study
+from tokenunify_scale.objectives.hiding import Hidden
+from tokenunify_scale.objectives.rollout_study import Study
+from tokenunify_scale.objectives.sources import VolumeCrops
 
 VOLUME = "synthetic:seed=3,shape=16x48x48"
 STUDY = Study(
     model=Path("runs/some"),
     objective="tokenunify",
-    volume=VOLUME,
-    sections=None,
-    crop=(4, 16, 16),
-    crops=3,
+    source=VolumeCrops(volume=VOLUME, sections=None, crop=(4, 16, 16), crops=3, seed=0),
     visible=4,
     every=1,
-    seed=0,
     hidden=Hidden(patch=(2, 8, 8)),
 )
 
@@ -72,10 +70,11 @@ def test_a_row_a_position_and_the_metrics_of_their_means(tmp_path):
 def test_a_study_repeats_itself(tmp_path, monkeypatch, path, fill):
     monkeypatch.setattr(rollout_study, "draw_rollout", lambda *_, **__: None)
     study = replace(STUDY, hidden=replace(STUDY.hidden, path=path, fill=fill))
-    few = replace(study, crops=1).run(tmp_path)["metrics"]
-    assert few == replace(study, crops=1).run(tmp_path)["metrics"]
+    single = replace(study, source=replace(study.source, crops=1))
+    few = single.run(tmp_path)["metrics"]
+    assert few == single.run(tmp_path)["metrics"]
     assert few["exponent_sequential_interval"] == [None, None]
-    other = replace(study, crops=1, seed=1).run(tmp_path)["metrics"]
+    other = replace(single, source=replace(single.source, seed=1)).run(tmp_path)["metrics"]
     assert few["psnr_at_once"] != other["psnr_at_once"]
 
 
@@ -88,9 +87,10 @@ def test_crops_beyond_one_pass_are_as_if_there_were_room(tmp_path, monkeypatch):
 
 
 def test_a_network_without_error_has_numbers_that_json_knows(tmp_path, monkeypatch):
-    monkeypatch.setattr(Study, "_read", lambda self: np.zeros((3, 4, 16, 16), np.uint8))
+    monkeypatch.setattr(VolumeCrops, "voxels", np.zeros((3, 1, 4, 16, 16), np.uint8))
     monkeypatch.setattr(rollout_study, "load_model", lambda folder: torch.nn.Identity())
-    study = replace(STUDY, hidden=replace(STUDY.hidden, fill="zero"))
+    hidden, source = replace(STUDY.hidden, fill="zero"), replace(STUDY.source)
+    study = replace(STUDY, hidden=hidden, source=source)
     metrics = study.run(tmp_path)["metrics"]
     assert metrics["psnr_sequential"] is None and metrics["exponent_difference"] is None
     json.dumps(metrics, allow_nan=False)

@@ -6,6 +6,7 @@ from matplotlib.image import imread
 from tokenunify_scale.config import ConfigError, Named, build, dump_yaml
 from tokenunify_scale.objectives.curriculum import Alternating, Constant, Piecewise, Sampled
 from tokenunify_scale.objectives.schedule import TERMS, draw_schedules, schedule_text, weights_of
+from tokenunify_scale.objectives.tokenunify import restricted
 from tokenunify_scale.pretrain import Config, plan
 from tokenunify_scale.registry import CURRICULA
 
@@ -45,6 +46,35 @@ def test_a_row_has_the_weights_of_its_progress_and_a_bar_of_their_shares(name):
         assert bar == "".join(sorted(bar, key="rna".index)) and len(bar) == 40
         for letter, weight in zip("rna", expected, strict=True):
             assert bar.count(letter) == pytest.approx(40 * weight, abs=1)
+
+
+@pytest.mark.parametrize("terms", [("random", "next"), ("next_all",), ("next", "random")])
+def test_of_some_terms_the_weights_in_use_are_shown_and_no_others_named(terms):
+    lines = schedule_text(ALL["piecewise"], steps=1000, seed=0, terms=terms)
+    letters = {name: letter for name, (letter, _) in TERMS.items() if name in terms}
+    legend = ", ".join(f"{letter} {name}" for name, letter in letters.items())
+    assert lines[0] == f"piecewise over 1000 steps ({legend})"
+    for at, (weights, bar) in rows(lines).items():
+        table = weights_of(ALL["piecewise"], progress=float(at), seed=0)
+        expected = restricted(table, terms)
+        assert weights == pytest.approx(expected, abs=5.01e-4) and sum(expected) == pytest.approx(1)
+        assert set(bar) == set(letters.values())
+
+
+def test_rows_are_added_where_the_lead_changes_among_the_terms_in_use():
+    found = rows(schedule_text(ALL["piecewise"], steps=100, seed=0, terms=["random", "next"]))
+    assert found["0.29"][0] == [0.802, 0.198, 0] and found["0.30"][0] == [0.198, 0.802, 0]
+    assert "0.69" not in found and found["0.70"][0] == [0.333, 0.667, 0]
+
+
+def test_draws_of_terms_in_use_are_shown_and_those_of_others_refused():
+    halves = Named("constant", Constant(random=0.5, next=0.5, next_all=0))
+    draws = Named("sampled", Sampled(probabilities=halves))
+    lines = schedule_text(draws, steps=20, seed=0, terms=["random", "next"])
+    assert lines == [lines[0], *schedule_text(draws, steps=20, seed=0)[1:]]
+    assert lines[0].endswith("(r random, n next)")
+    with pytest.raises(ConfigError, match="terms are random, and the curriculum has steps"):
+        schedule_text(draws, steps=20, seed=0, terms=["random"])
 
 
 def test_bars_have_shares_where_weights_do_not_sum_to_1():
@@ -106,6 +136,17 @@ def test_a_picture_has_every_term_in_its_colour(tmp_path):
         assert min(colours(tmp_path / file).values()) > 200, name
 
 
+def test_a_term_that_is_not_in_use_is_not_drawn(tmp_path):
+    some = ("random", "next_all")
+    draw_schedules(tmp_path / "a.png", {"a": ALL["piecewise"]}, steps=100, seed=0, terms=some)
+    areas = colours(tmp_path / "a.png")
+    assert areas["next"] == 0 and min(areas["random"], areas["next_all"]) > 200
+    draws = Named("sampled", Sampled(probabilities=Named("constant", Constant(next=0))))
+    draw_schedules(tmp_path / "b.svg", {"b": draws}, steps=100, seed=0, terms=some)
+    text = (tmp_path / "b.svg").read_text()
+    assert "<!-- random -->" in text and "<!-- next -->" not in text
+
+
 def test_draws_are_marked_below_their_probabilities(tmp_path):
     always = Named("constant", Constant(random=0, next=1, next_all=0))
     draws = Named("sampled", Sampled(probabilities=always))
@@ -133,5 +174,7 @@ def test_a_dry_run_draws_the_schedule_of_an_objective_that_has_one(tmp_path):
     told = planned(name="tokenunify", curriculum={"name": "piecewise", "switch": [0.1, 0.2]})
     moved = Named("piecewise", Piecewise(switch=(0.1, 0.2)))
     assert told["schedule"] == schedule_text(moved, steps=40, seed=0)
+    two = planned(name="tokenunify", terms=["random", "next"])
+    assert two["schedule"][0].endswith("(r random, n next)")
     assert "schedule" not in planned(name="mae")
     assert not list(tmp_path.iterdir()), "nothing is written"

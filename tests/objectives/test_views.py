@@ -198,3 +198,21 @@ def test_strengths_grow_from_weak_to_strong():
 def test_strengths_that_cannot_be_are_refused(options, words):
     with pytest.raises(ConfigError, match=words):
         Strength(**options)
+
+
+def test_a_change_is_the_same_in_all_channels_but_for_the_noise():
+    grey = crops(sides=(1, 12, 12)).expand(-1, 3, -1, -1, -1)
+    strength = Strength(**{**asdict(STRONG), "noise": 0.0, "shift": 0.2})
+    seen = view(grey, strength).crops
+    assert seen.shape == grey.shape and not torch.equal(seen, grey)
+    for channel in (1, 2):
+        torch.testing.assert_close(seen[:, 0], seen[:, channel])
+    noisy = view(grey, only(noise=0.1)).crops
+    assert not torch.equal(noisy[:, 0], noisy[:, 1])
+
+
+def test_one_section_is_turned_within_its_plane_alone():
+    batch = torch.rand(40, 3, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    turned = view(batch, only(turn=0.5))
+    assert turned.crops.shape == batch.shape and len(set(turned.turns)) > 8
+    torch.testing.assert_close(unturn(turned.crops, turned.turns), batch)

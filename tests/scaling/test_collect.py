@@ -15,8 +15,12 @@ LABEL = "atto-mae-s5"
 
 @pytest.fixture
 def jobs(tmp_path):
-    """A finished study: result.json in every folder, as the verbs write it."""
-    jobs = plan(build(Study, RECIPE), tmp_path)
+    """A finished study."""
+    return finish(plan(build(Study, RECIPE), tmp_path))
+
+
+def finish(jobs, *, objective=None):
+    """result.json in every folder, as the verbs write it; ``objective`` if no init is one."""
     for job in jobs:
         result = {"verb": job.verb, "seconds": 2.5, "finished": "2026-01-01"}
         if job.verb in ("pretrain", "finetune"):
@@ -24,9 +28,9 @@ def jobs(tmp_path):
             result["model"] = {"name": "emmamba_atto", "parameters": count}
             result |= {"seed": 5, "objective": "affinity", "metrics": {"loss": count / 1000}}
         if job.verb == "pretrain":
-            result["objective"] = job.axes["init"]
+            result["objective"] = objective or job.axes["init"]
         if job.verb == "finetune":
-            result["init"] = job.axes["init"]
+            result["init"] = objective or job.axes["init"]
         if job.verb == "evaluate":
             result["metrics"] = SCORES
         job.folder.mkdir(parents=True)
@@ -50,6 +54,16 @@ def test_a_row_holds_what_the_runs_of_its_cell_measured(jobs):
     assert (mae.voi_split, mae.voi_merge, mae.voi, mae.arand) == (0.5, 0.25, 0.75, 0.125)
     assert random.pretrain_loss is None and random.seconds == 10.0
     assert mae.missing == random.missing == ""
+
+
+def test_an_init_under_a_name_of_the_study_s_own_is_held_against_what_it_stands_for(tmp_path):
+    named = {**RECIPE, "inits": ["half"], "objectives": {"half": {"name": "mae", "ratio": 0.5}}}
+    jobs = finish(plan(build(Study, named), tmp_path), objective="mae")
+    (row,) = collect(jobs, all_finished(jobs))
+    assert row.init == "half" and row.pretrain_loss == 0.09 and not row.missing
+    change(jobs[0], objective="half")
+    with pytest.raises(DataError, match="objective is 'half', planned: 'mae'"):
+        collect(jobs, all_finished(jobs))
 
 
 def test_a_run_that_is_not_finished_is_named_and_its_numbers_stay_empty(jobs):

@@ -15,7 +15,7 @@ POLL = 1.0  # seconds in which a thread with nothing to do sees that the program
 
 
 class Crops(TypedDict):
-    """Crops uint8 [B, 1, D, H, W], and their positions int64 [B] in the stream."""
+    """Crops uint8 [B, C, D, H, W], and their positions int64 [B] in the stream."""
 
     crops: Tensor
     positions: Tensor

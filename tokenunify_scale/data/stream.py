@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -26,7 +27,7 @@ from tokenunify_scale.data.augment import (
 from tokenunify_scale.data.batches import Batch, batches
 from tokenunify_scale.data.buffers import Buffers
 from tokenunify_scale.data.order import Order, SampleKey, turns_of
-from tokenunify_scale.data.shards.folders import GB, common_crop, open_folders
+from tokenunify_scale.data.shards.folders import GB, common_channels, common_crop, open_folders
 from tokenunify_scale.volumes.geometry import Triple
 
 SUBSTITUTES = 100
@@ -75,7 +76,8 @@ DEFAULT = StreamConfig()
 class Stream:
     """Crops from one or more shard folders, in the order of ``Order``.
 
-    ``voxel_size`` is that of the folders, in nm, or None where they differ or do not say.
+    ``voxel_size`` is that of the folders, in nm, or None where they differ or do not say;
+    ``channels`` is 1 for volumes, 3 for photographs.
     """
 
     def __init__(
@@ -98,8 +100,9 @@ class Stream:
 
         Raises:
             DataError: a folder is missing, damaged or empty.
-            ConfigError: no folder, a crop that does not fit into the stored ones, weights that do
-                not fit the folders, a URL without a cache, or a cache too small for the window.
+            ConfigError: no folder, folders of different channels, a crop that does not fit into the
+                stored ones, weights that do not fit the folders, a URL without a cache, or a cache
+                too small for the window.
         """
         self.seed, self.config = seed, config
         never = augment is None or augment.p == 0 or augment == only(augment)
@@ -112,6 +115,7 @@ class Stream:
             cache_bytes=round(config.cache_gb * GB),
         )
         self.counts = tuple(len(shards) for shards in self.sets)
+        self.channels = common_channels(self.sets)
         self.crop = common_crop(self.sets, crop=crop)
         counts = [[shard.count for shard in shards.index.shards] for shards in self.sets]
         self.order = Order(counts, seed=seed, weights=config.weights, window=config.window)
@@ -129,14 +133,16 @@ class Stream:
         Raises:
             DataError: a damaged sample; where these are skipped, too many in a row.
         """
-        crops = self._buffers.take((size, 1, *self.crop))
+        crops = self._buffers.take((size, self.channels, *self.crop))
         positions = range(position, position + size)
         # All keys before the first read: each read flushes what the hashes need from the caches.
         keys = [self.order.at(p) for p in positions]
         if self._ahead:
             for p in positions:
                 self._fetch(self.order.window_of(p))
-        places = zip(crops.numpy()[:, 0], positions, keys, strict=True)
+        # As a sample is stored, the sections of a channel lie behind those of the one before.
+        stored = crops.numpy().reshape(size, -1, *self.crop[1:])
+        places = zip(stored, positions, keys, strict=True)
         fill = self._read if self.augment is None else self._read_and_change
         skipped = [fill(out, p, key) for out, p, key in places]
         numbers = np.arange(position, position + size, dtype=np.int64)
@@ -151,28 +157,34 @@ class Stream:
         return batches(self, start, global_batch=global_batch, **{**threads, **split})
 
     def _read_and_change(self, out: np.ndarray, position: int, key: SampleKey) -> int:
-        """As ``_read``, with the random changes of the position."""
+        """As ``_read``, with the random changes of the position, the same for each channel."""
         skipped = self._read(out, position, key)
 
+        @cache
         def partner() -> np.ndarray:
             nonlocal skipped
             other, key = np.empty_like(out), self.order.partner(position)
             skipped += self._read(other, position, key, use=PARTNER)
-            return other
+            return self._channels(other, self.crop)
 
-        changed, _ = augment(
-            out,
-            config=self.augment,
-            rng=generator(self.seed, position, CHANGES),
-            voxel_size=self.sets[key.dataset].index.voxel_size,
-            partner=partner,
-        )
-        if changed is not out:
-            out[...] = changed
+        for number, channel in enumerate(self._channels(out, self.crop)):
+            changed, _ = augment(
+                channel,
+                config=self.augment,
+                rng=generator(self.seed, position, CHANGES),
+                voxel_size=self.sets[key.dataset].index.voxel_size,
+                partner=lambda number=number: partner()[number],
+            )
+            if changed is not channel:
+                channel[...] = changed
         return skipped
 
+    def _channels(self, stored: np.ndarray, crop: Triple) -> np.ndarray:
+        """A sample [C*D, H, W] as [C, D, H, W] of crops of this size."""
+        return stored.reshape(self.channels, *crop)
+
     def _read(self, out: np.ndarray, position: int, key: SampleKey, *, use: int = OWN) -> int:
-        """Write the crop of a position to ``out`` [D, H, W], of its sample or of a substitute.
+        """Write the crop of a position to ``out`` [C*D, H, W], of its sample or of a substitute.
 
         Returns:
             How many damaged samples were met before a whole one.
@@ -183,10 +195,11 @@ class Stream:
                 if shards.index.crop == self.crop:
                     shards.read_into(key.sample, out)
                 else:
-                    stored = np.empty(shards.index.crop, np.uint8)
+                    stored, whole = np.empty(shards.index.stored, np.uint8), shards.index.crop
                     shards.read_into(key.sample, stored)
-                    rng = generator(self.seed, position, use)
-                    out[...] = stored[random_box(rng, stored.shape, crop=self.crop).slices]
+                    box = random_box(generator(self.seed, position, use), whole, crop=self.crop)
+                    part = self._channels(stored, whole)[(slice(None), *box.slices)]
+                    self._channels(out, self.crop)[...] = part
                 return attempt - 1
             except DataError as error:
                 if self.config.damaged == "stop":

@@ -1,8 +1,6 @@
 """EMmamba: a 3-D U-Net whose encoder stages are Mamba layers, in the paper's sizes and below."""
 
 import math
-from dataclasses import dataclass, fields, replace
-from typing import Literal
 
 from torch import Tensor, nn
 
@@ -15,90 +13,17 @@ from tokenunify_scale.models.blocks import (
     Up,
     probability,
 )
+from tokenunify_scale.models.emmamba_config import SIZES, SMALL_SIZES, EMmambaConfig
+from tokenunify_scale.models.in_plane import InPlaneUp
 from tokenunify_scale.models.mamba import MambaLayer
 from tokenunify_scale.models.padding import pad_to, round_up
 from tokenunify_scale.ops.instance_norm import instance_norm
 from tokenunify_scale.registry import MODELS
 from tokenunify_scale.volumes.geometry import Triple
 
-STRIDE = 16  # of the bottleneck against the input, along every axis
+STRIDE = 16  # of the bottleneck against the input, along every axis whose sides are halved
 FIFTHS = 5  # chunks of the release's third scan
 SCALES = (2, 4, 8, 16)  # of the stages against the input
-
-
-@dataclass(frozen=True)
-class Habits:
-    """The four things that the release does and we do otherwise; none changes a parameter."""
-
-    sections: Literal["mean", "stride"]
-    """How a stage halves its sections: the mean of each pair, or every second one unseen."""
-
-    mixing: Literal["residual", "plain"]
-    """Whether a Mamba layer is added to its input or takes its place."""
-
-    interleave: Literal["sections", "fifths"]
-    """What the third scan interleaves: the sections of a stage, or five chunks everywhere."""
-
-    crops: Literal["padded", "exact"]
-    """Whether a crop of other sides is padded or refused."""
-
-
-PRESETS = {
-    "default": Habits("mean", "residual", "sections", "padded"),
-    "official": Habits("stride", "plain", "fifths", "exact"),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class EMmambaConfig:
-    """Widths and depths of a network, and which of the release's habits it keeps."""
-
-    features: tuple[int, int, int, int]
-    """Channels of the four encoder stages."""
-
-    hidden: int
-    """Channels of the bottleneck."""
-
-    depths: tuple[int, int, int, int] = (2, 2, 2, 2)
-    """Mamba layers of each stage."""
-
-    state: int = 16
-    """State size N of the selective scan."""
-
-    kernel: int = 4
-    """Taps of the causal convolution."""
-
-    skip_kernel: int = 5
-    """Side of the in-plane kernels of skip encoders and decoder, an odd number."""
-
-    preset: Literal["default", "official"] = "default"
-    """``official`` is the release to the letter; ``default`` mends what it gets wrong."""
-
-    sections: Literal["mean", "stride"] | None = None
-    """How sections are halved: mean of each pair, or every second one unseen; else by preset."""
-
-    mixing: Literal["residual", "plain"] | None = None
-    """Whether Mamba layers have a residual around them; else by preset."""
-
-    interleave: Literal["sections", "fifths"] | None = None
-    """What the third scan interleaves: sections, or five chunks at every stage; else by preset."""
-
-    crops: Literal["padded", "exact"] | None = None
-    """What becomes of crops of other sides: padded, or refused; else by preset."""
-
-    def __post_init__(self) -> None:
-        """Refuse empty layers, and kernels without a middle."""
-        counts = (*self.features, self.hidden, *self.depths, self.state, self.kernel)
-        if min(counts) < 1:
-            raise ValueError(f"features, hidden, depths, state and kernel must be >= 1: {counts}")
-        if self.skip_kernel < 1 or self.skip_kernel % 2 == 0:
-            raise ValueError(f"skip_kernel must be odd and >= 1, got {self.skip_kernel}")
-
-    @property
-    def habits(self) -> Habits:
-        """What the preset says, where no field of this config says otherwise."""
-        said = {f.name: getattr(self, f.name) for f in fields(Habits)}
-        return replace(PRESETS[self.preset], **{k: v for k, v in said.items() if v is not None})
 
 
 class EMmamba(nn.Module):
@@ -121,7 +46,8 @@ class EMmamba(nn.Module):
         f0, f1, f2, f3 = widths = config.features
         # Paper: the release strides sections by 2 with a kernel of 1, so odd sections are never
         # seen. Default: stride in the plane only, of the mean of each pair of sections.
-        step = 2 if self.habits.sections == "stride" else 1
+        sections = self.habits.sections
+        step = 2 if sections == "stride" else 1
         stem = Conv3d(in_channels, f0, (1, 7, 7), stride=(step, 2, 2), padding=(0, 3, 3))
         self.downsample = nn.ModuleList([stem])
         for before, after in zip(widths, widths[1:], strict=False):
@@ -140,10 +66,11 @@ class EMmamba(nn.Module):
         self.encoder3 = Residual(f1, f2, kernel=side)
         self.encoder4 = Residual(f2, f3, kernel=side)
         self.encoder5 = Residual(f3, config.hidden, kernel=side)
-        self.decoder5 = Up(config.hidden, f3, kernel=side)
-        self.decoder4 = Up(f3, f2, kernel=side)
-        self.decoder3 = Up(f2, f1, kernel=side)
-        self.decoder2 = Up(f1, f0, kernel=side)
+        up = InPlaneUp if sections == "keep" else Up
+        self.decoder5 = up(config.hidden, f3, kernel=side)
+        self.decoder4 = up(f3, f2, kernel=side)
+        self.decoder3 = up(f2, f1, kernel=side)
+        self.decoder2 = up(f1, f0, kernel=side)
         self.decoder1 = Residual(f0, f0, kernel=side)
         self.out = Conv3d(f0, out_channels, 1)
 
@@ -185,7 +112,8 @@ class EMmamba(nn.Module):
             crops: as in ``forward``.
 
         Returns:
-            Four maps [B, features[i], D/2^(i+1), H/2^(i+1), W/2^(i+1)].
+            Four maps [B, features[i], D/2^(i+1), H/2^(i+1), W/2^(i+1)], of D sections each where
+            sections are kept.
 
         Raises:
             ConfigError: as in ``forward``.
@@ -206,18 +134,25 @@ class EMmamba(nn.Module):
     def legal(self, sides: Triple) -> Triple:
         """The smallest sides (z, y, x) at least as large that need no padding.
 
-        Multiples of 16, more than one voxel at the bottleneck, which instance norm needs, and a
-        multiple of five tokens at every stage where five chunks are interleaved.
+        Multiples of 16, along z only where sections are halved; more than one voxel at the
+        bottleneck, which instance norm needs; and a multiple of five tokens at every stage where
+        five chunks are interleaved.
         """
-        z, y, x = round_up(sides, to=(STRIDE, STRIDE, STRIDE))
-        if (z, y, x) == (STRIDE, STRIDE, STRIDE):
+        depth = self._strides(STRIDE)[0]
+        z, y, x = round_up(sides, to=(depth, STRIDE, STRIDE))
+        if (z, y, x) == (depth, STRIDE, STRIDE):
             x = 2 * STRIDE
-        if self.habits.interleave == "sections" or z * y * x % (FIFTHS * STRIDE**3) == 0:
+        tokens = z * y * x // (depth * STRIDE**2)  # at the bottleneck
+        if self.habits.interleave == "sections" or tokens % FIFTHS == 0:
             return z, y, x
         step = FIFTHS * STRIDE
-        wider = round_up((z, y, x), to=(STRIDE, STRIDE, step))
-        taller = round_up((z, y, x), to=(STRIDE, step, STRIDE))
+        wider = round_up((z, y, x), to=(depth, STRIDE, step))
+        taller = round_up((z, y, x), to=(depth, step, STRIDE))
         return min(wider, taller, key=math.prod)
+
+    def _strides(self, scale: int) -> Triple:
+        """Voxels of the input, zyx, that a cell of the stage of this scale stands for."""
+        return (1 if self.habits.sections == "keep" else scale), scale, scale
 
     def _encode(self, x: Tensor) -> list[Tensor]:
         laterals = []
@@ -242,29 +177,18 @@ class EMmamba(nn.Module):
         sides = tuple(crops.shape[2:])
         legal = self.legal(sides)
         if self.habits.crops == "exact" and legal != sides:
-            tokens = [math.prod(sides) // scale**3 for scale in SCALES]
+            tokens = [math.prod(sides) // math.prod(self._strides(scale)) for scale in SCALES]
             fifths = self.habits.interleave == "fifths"
             also = f", and stages of a multiple of {FIFTHS} tokens, not {tokens}" if fifths else ""
+            plane = " in the plane" if self.habits.sections == "keep" else ""
             raise ConfigError(
                 f"crop {sides}: {self.config.preset} preset with exact crops needs sides that are "
-                f"multiples of {STRIDE}{also}; nearest above: {legal}, or set model.crops=padded"
+                f"multiples of {STRIDE}{plane}{also}; nearest above: {legal}, or set "
+                "model.crops=padded"
             )
         return pad_to(crops, legal)
 
 
-SIZES = {
-    "tiny": EMmambaConfig(features=(32, 64, 128, 256), hidden=512),
-    "small": EMmambaConfig(features=(64, 128, 256, 512), hidden=1024),
-    "middle": EMmambaConfig(features=(96, 192, 384, 768), hidden=1024),
-    "large": EMmambaConfig(features=(144, 288, 576, 1104), hidden=2048),
-    "huge": EMmambaConfig(features=(192, 384, 768, 1536), hidden=3072),
-}
-SMALL_SIZES = {
-    "atto": EMmambaConfig(features=(4, 8, 16, 32), hidden=64),
-    "femto": EMmambaConfig(features=(8, 16, 32, 64), hidden=128),
-    "pico": EMmambaConfig(features=(12, 24, 48, 96), hidden=192),
-    "nano": EMmambaConfig(features=(16, 32, 64, 128), hidden=256),
-}
 for size, config in SMALL_SIZES.items():
     MODELS.add(f"emmamba_{size}", EMmamba, config, source="not in the paper")
 for size, config in SIZES.items():

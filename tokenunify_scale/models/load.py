@@ -133,6 +133,6 @@ def strategy_of(name: str) -> str:
     return name.removeprefix("emmamba_")
 
 
-def parameters_of(model: nn.Module) -> int:
-    """Number of parameters."""
-    return sum(math.prod(parameter.shape) for parameter in model.parameters())
+def parameters_of(model: nn.Module, *, trained: bool = False) -> int:
+    """Number of parameters, or of those that are ``trained`` alone."""
+    return sum(math.prod(p.shape) for p in model.parameters() if p.requires_grad or not trained)

@@ -118,7 +118,7 @@ class MALA(nn.Module):
         """Build the layers; allocates nothing under ``torch.device("meta")``."""
         super().__init__()
         self.config = config
-        widths = config.widths
+        self.widths = widths = config.widths  # of the maps of features
         inputs = (in_channels, *widths)
         self.down = nn.ModuleList(Pair(i, o) for i, o in zip(inputs, widths, strict=False))
         coarse = widths[::-1]

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from tokenunify_scale.config import ConfigError
 from tokenunify_scale.models.blocks import probability
+from tokenunify_scale.models.features import paired_widths
 from tokenunify_scale.models.places import between, centres, overlaps, waves
 from tokenunify_scale.volumes.geometry import Triple
 
@@ -182,18 +183,16 @@ class PerceiverHead(nn.Module):
 
 
 def feature_width(backbone: nn.Module, *, stage: int) -> int:
-    """Channels of one of the maps that a network's ``features`` gives.
+    """Channels of one of the maps that a network gives beside its output.
 
     Args:
-        backbone: a network with ``widths``, which all without margin have.
+        backbone: a network with ``widths`` and ``both``, which all without margin have.
         stage: index of the map, fine to coarse; negative from the coarse end.
 
     Raises:
-        ConfigError: the network does not say its widths, or has fewer maps.
+        ConfigError: the network lacks one of these, or has fewer maps.
     """
-    name, widths = type(backbone).__name__, getattr(backbone, "widths", None)
-    if widths is None:
-        raise ConfigError(f"{name} has no widths: networks with a margin cannot have this head")
+    name, widths = type(backbone).__name__, paired_widths(backbone)
     if not -len(widths) <= stage < len(widths):
         raise ConfigError(
             f"stage is {stage}, must be in {-len(widths)}..{len(widths) - 1}: {name} has "

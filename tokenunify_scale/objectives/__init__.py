@@ -13,24 +13,42 @@ from tokenunify_scale.objectives import tokenunify as tokenunify
 from tokenunify_scale.registry import OBJECTIVES
 
 
-def out_channels(name: str) -> int:
-    """How many channels the backbone of an objective puts out.
+def needs_labels(name: str) -> bool:
+    """Whether an objective is one of fine-tuning: others learn from crops alone.
+
+    These give a picture back, so their ``OUT_CHANNELS`` is None: as many as the crops have.
 
     Raises:
         ConfigError: unknown objective.
     """
-    return OBJECTIVES.get(name).factory.OUT_CHANNELS
+    return OBJECTIVES.get(name).factory.OUT_CHANNELS is not None
 
 
-def build_objective(choice: Named, *, backbone: nn.Module, seed: int) -> nn.Module:
+def out_channels(name: str, *, channels: int = 1) -> int:
+    """How many channels the backbone of an objective puts out, of crops of ``channels``.
+
+    Raises:
+        ConfigError: unknown objective.
+    """
+    return OBJECTIVES.get(name).factory.OUT_CHANNELS if needs_labels(name) else channels
+
+
+def build_objective(
+    choice: Named, *, backbone: nn.Module, seed: int, channels: int = 1
+) -> nn.Module:
     """Wrap a backbone in the chosen objective.
 
     Args:
         choice: name and options.
-        backbone: a network with ``out_channels(choice.name)`` output channels.
+        backbone: a network with ``channels`` input channels and
+            ``out_channels(choice.name, channels=channels)`` output channels.
         seed: of the run; what is drawn depends on it and on a sample's position only.
+        channels: C of the crops: 1 is grey, 3 is RGB.
 
     Raises:
-        ConfigError: unknown objective.
+        ConfigError: unknown objective, or one that cannot learn with this network.
     """
-    return OBJECTIVES.get(choice.name).factory(choice.options, backbone=backbone, seed=seed)
+    # What labels teach is the same whatever the crops show.
+    seen = {} if needs_labels(choice.name) else {"channels": channels}
+    factory = OBJECTIVES.get(choice.name).factory
+    return factory(choice.options, backbone=backbone, seed=seed, **seen)

@@ -25,19 +25,21 @@ class Autoregressive(nn.Module):
     Source: Eq. 4 by a few prefixes a crop: over all prefixes the mean of its sum.
     """
 
-    OUT_CHANNELS = 1
+    OUT_CHANNELS = None  # as many as the crops have
 
-    def __init__(self, config: AutoregressiveConfig, *, backbone: nn.Module, seed: int) -> None:
-        """Own the backbone; ``seed`` steers the prefixes."""
+    def __init__(
+        self, config: AutoregressiveConfig, *, backbone: nn.Module, seed: int, channels: int = 1
+    ) -> None:
+        """Own the backbone, of C = ``channels`` in and out; ``seed`` steers the prefixes."""
         super().__init__()
         self.config, self.backbone, self.seed = config, backbone, seed
-        self.fill_bias = learned_fill(config.fill, channels=self.OUT_CHANNELS, patch=config.patch)
+        self.fill_bias = learned_fill(config.fill, channels=channels, patch=config.patch)
 
     def forward(self, batch: dict[str, Tensor], *, progress: float) -> LossOutput:
         """Loss of one batch.
 
         Args:
-            batch: crops [B, 1, D, H, W] float in [0, 1], positions int64 [B].
+            batch: crops [B, C, D, H, W] float in [0, 1], positions int64 [B].
             progress: share of training done; this objective does not change with it.
 
         Raises:

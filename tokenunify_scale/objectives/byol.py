@@ -3,6 +3,8 @@
 Source: Grill et al. 2020, "Bootstrap your own latent".
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from tokenunify_scale.objectives.heads import GlobalNorm, Head, pool, sphere_distance, spread
+from tokenunify_scale.models.features import feature_widths
+from tokenunify_scale.models.padding import pad_to
+from tokenunify_scale.objectives.heads import Head, cells, sphere_distance, spread, standardised
 from tokenunify_scale.objectives.output import LossOutput, part
 from tokenunify_scale.objectives.teacher import Teacher
-from tokenunify_scale.objectives.views import MEDIUM, Strength, make_view
+from tokenunify_scale.objectives.views import MEDIUM, Strength, Turn, make_view
 from tokenunify_scale.registry import OBJECTIVES
 
 
@@ -34,12 +38,18 @@ class BYOLConfig:
     momentum: float = 0.99
     """What the target keeps of itself in the first step; rises to 1 along a cosine."""
 
+    cells: int = 16
+    """Cells along a side to which larger maps are averaged before they are compared."""
+
     def __post_init__(self) -> None:
-        """Refuse empty heads and what is no share."""
-        if min(self.hidden, self.projection) < 1:
+        """Refuse empty heads and maps, what is no share, and views that do not fit each other."""
+        if min(self.hidden, self.projection, self.cells) < 1:
             raise ValueError(
-                f"hidden and projection must be >= 1, got {self.hidden}, {self.projection}"
+                "hidden, projection and cells must be >= 1, "
+                f"got {self.hidden}, {self.projection}, {self.cells}"
             )
+        if self.view.shift:
+            raise ValueError(f"views are compared cell by cell: shift must be 0: {self.view.shift}")
         if not 0 <= self.momentum <= 1:
             raise ValueError(f"momentum must be in [0, 1], got {self.momentum}")
 
@@ -47,77 +57,91 @@ class BYOLConfig:
 class BYOL(nn.Module):
     """Squared distance, on the sphere, of a prediction from one view to the target's of another.
 
-    Each map of the backbone's ``features`` is averaged over its voxels; all together are projected.
-    What ``features`` does not use, the decoder, is frozen: it would get no gradient, and decay
-    (AdamW's) would shrink it. It is saved with its initial weights.
+    Both views are turned back and compared cell by cell, at the scale of the second coarsest map of
+    ``features``; the others are averaged or repeated to it, and all are projected together. What
+    ``features`` does not use, the decoder, is frozen: it would get no gradient, and decay (AdamW's)
+    would shrink it. It is saved with its initial weights.
 
-    Paper: the heads of BYOL have batch norms, and without them it collapses here within ten steps:
-    averages over voxels differ little from crop to crop. Layer norms in the heads, and norms by
-    statistics of the steps before on either side of the projector, keep projections spread, and
-    neither world size nor micro-batch changes the loss. Richemond et al. 2020 find that BYOL needs
-    the spread and not the batch's statistics.
+    Paper: BYOL compares averages over an image, which a batch norm spreads. Averages over a crop of
+    tissue differ little from crop to crop: without norms they collapsed within ten steps, and with
+    norms by the batches before they drifted until only noise was left (FIB-25, 300 steps). Cells
+    differ, and are standardised over their crop, on either side of the projector: so one crop's
+    loss does not depend on the others, nor on world size or micro-batch. Richemond et al. 2020 find
+    that BYOL needs the spread and not the batch's statistics.
     """
 
-    OUT_CHANNELS = 1
+    OUT_CHANNELS = None  # as many as the crops have
 
-    def __init__(self, config: BYOLConfig, *, backbone: nn.Module, seed: int) -> None:
-        """Own the backbone and copy it; ``seed`` steers the views."""
+    def __init__(
+        self, config: BYOLConfig, *, backbone: nn.Module, seed: int, channels: int = 1
+    ) -> None:
+        """Own the backbone, of C = ``channels`` in, and copy it; ``seed`` steers the views.
+
+        Raises:
+            ConfigError: the network does not say how wide its features are.
+        """
         super().__init__()
         self.config, self.backbone, self.seed = config, backbone, seed
-        for parameter in unused_by_features(backbone):
+        features, width = sum(feature_widths(backbone)), config.projection
+        for parameter in unused_by_features(backbone, channels=channels):
             parameter.requires_grad_(False)
-        features, width = sum(backbone.widths), config.projection
         self.projector = Head(features, config.hidden, width)
         self.predictor = Head(width, config.hidden, width)
         self.target = Teacher(backbone, start=config.momentum)
         self.target_projector = Teacher(self.projector, start=config.momentum)
-        # The target's statistics are its own: it lags behind, and so does its mean.
-        pairs = {"online": (features, width), "target": (features, width)}
-        self.norms = nn.ModuleDict(
-            {name: nn.ModuleList(map(GlobalNorm, widths)) for name, widths in pairs.items()}
-        )
         self.register_forward_pre_hook(_begin, with_kwargs=True)
 
     def forward(self, batch: dict[str, Tensor], *, progress: float) -> LossOutput:
         """Loss of one batch.
 
         Args:
-            batch: crops [B, 1, D, H, W] float in [0, 1], positions int64 [B].
+            batch: crops [B, C, D, H, W] float in [0, 1], positions int64 [B].
             progress: share of training done, in [0, 1]; moves the target where it changes.
 
         Returns:
-            The loss, in [0, 8]; its part ``byol``, and ``feature_std``: 0 where all crops have one
-            projection (a collapse), near 1 where they spread over the sphere. It is taken within a
-            micro-batch, and absent for one of a single crop.
+            The loss, in [0, 8]; its part ``byol``, and ``feature_std``: 0 where each cell has the
+            same projection in all crops (a collapse), near 1 where they spread over the sphere. It
+            is taken within a micro-batch, and absent for one of a single crop.
+
+        Raises:
+            ValueError: the crop has one cell.
         """
         crops, settings = batch["crops"], {"seed": self.seed}
-        views = torch.cat(
-            [
-                make_view(crops, batch["positions"], self.config.view, number=i, **settings).crops
-                for i in (0, 1)
-            ]
-        )
-        before, after = self.norms["online"]
-        projections = after(self.projector(before(pool(self.backbone.features(views)))))
+        # Padded before it is turned: a map of a turned and then padded crop has no inverse.
+        whole = pad_to(crops, self.backbone.legal(tuple(crops.shape[2:])))
+        pair = [
+            make_view(whole, batch["positions"], self.config.view, number=number, **settings)
+            for number in (0, 1)
+        ]
+        views, turns = torch.cat([view.crops for view in pair]), (*pair[0].turns, *pair[1].turns)
+        seen = self._cells(self.backbone.features(views), turns)
+        projections = standardised(self.projector(standardised(seen)))
         predictions = self.predictor(projections)
         with torch.no_grad():
-            before, after = self.norms["target"]
-            features = pool(self.target.network.features(views))
-            targets = after(self.target_projector(before(features)))
+            aims = self._cells(self.target.network.features(views), turns)
+            targets = standardised(self.target_projector(standardised(aims)))
         first, second = targets.chunk(2)
-        distances = sphere_distance(predictions, torch.cat([second, first]))
+        distances = sphere_distance(predictions, torch.cat([second, first])).mean(1)
         samples = distances.reshape(2, -1).sum(0)
         everyone = torch.ones_like(samples, dtype=torch.bool)
-        spreads = spread(projections.detach().reshape(2, len(crops), -1)).mean().expand(len(crops))
+        by_cell = projections.detach().unflatten(0, (2, len(crops))).transpose(1, 2)
+        spreads = spread(by_cell).mean().expand(len(crops))
         parts = {
             "byol": part(samples, everyone),
             "feature_std": part(spreads, everyone & (len(crops) > 1)),
         }
         return LossOutput(samples.mean(), parts)
 
+    def _cells(self, maps: Sequence[Tensor], turns: Sequence[Turn]) -> Tensor:
+        """All maps side by side, [B, cells, sum of their channels]."""
+        sides = [min(side, self.config.cells) for side in maps[-2].shape[2:]]
+        if math.prod(sides) < 2:
+            raise ValueError(f"byol compares cells of a crop, and a map of {sides} has only one")
+        return torch.cat([cells(each, turns, sides=sides) for each in maps], -1)
 
-def unused_by_features(backbone: nn.Module) -> list[nn.Parameter]:
-    """The parameters of a network on which none of its feature maps depends.
+
+def unused_by_features(backbone: nn.Module, *, channels: int = 1) -> list[nn.Parameter]:
+    """The parameters of a network of ``channels`` in on which none of its feature maps depends.
 
     Found from the graph of one pass on the meta device, which computes and allocates nothing.
     """
@@ -125,7 +149,7 @@ def unused_by_features(backbone: nn.Module) -> list[nn.Parameter]:
     shadows = {f"network.{k}": torch.empty_like(v, device="meta") for k, v in tensors.items()}
     names = [name for name, _ in backbone.named_parameters()]
     leaves = [shadows[f"network.{name}"].requires_grad_() for name in names]
-    crops = torch.empty(2, 1, *backbone.legal((1, 1, 1)), device="meta")
+    crops = torch.empty(2, channels, *backbone.legal((1, 1, 1)), device="meta")
     with torch.enable_grad():
         maps = functional_call(_Features(backbone), shadows, (crops,))
         total = torch.stack([each.sum() for each in maps]).sum()
@@ -145,14 +169,11 @@ class _Features(nn.Module):
 
 
 def _begin(objective: BYOL, inputs: Any, options: dict[str, Any]) -> None:
-    """Before a forward pass in training: target and statistics follow, once a step."""
+    """Before a forward pass in training: the target follows, once a step."""
     if objective.training:
         progress = options["progress"]
         objective.target.follow(objective.backbone, progress=progress)
         objective.target_projector.follow(objective.projector, progress=progress)
-        for norms in objective.norms.values():
-            for norm in norms:
-                norm.begin(progress=progress)
 
 
 OBJECTIVES.add("byol", BYOL, BYOLConfig(), source="Grill et al. 2020; Table 1")

@@ -141,12 +141,12 @@ def corrupt(
         ):
             masks.append((hidden, following, order, (~hidden).sum(), torch.tensor(row)))
             if fill == "noise":
-                noise.append(torch.randn(crops.shape[1:], generator=generator))
+                noise.append(noise_fill(crops.shape[1:], generator=generator))
     columns = zip(*masks, strict=True)
     hidden, *others, rows = (torch.stack(column).to(crops.device) for column in columns)
     repeated = crops[rows]
     if fill == "noise":
-        content = (torch.stack(noise) * NOISE_STD + NOISE_MEAN).to(crops)
+        content = torch.stack(noise).to(crops)
     elif fill == "mean":
         content = visible_mean(repeated, hidden, patch=patch).to(crops)
     else:
@@ -173,6 +173,19 @@ def _tiled(learned: Tensor | None, crops: Tensor, *, patch: Size3) -> Tensor:
         raise ConfigError(f"fill 'learned' needs a patch {shape} (channels, z, y, x), got {found}")
     grid = patch_grid(tuple(crops.shape[2:]), patch=patch)
     return learned.to(crops).repeat(1, *grid)
+
+
+def noise_fill(shape: Sequence[int], *, generator: Generator) -> Tensor:
+    """Gaussian noise that stands for hidden voxels; each channel has its own.
+
+    Args:
+        shape: (C, D, H, W) of one crop.
+        generator: source of randomness, on the CPU; one number a voxel and channel is drawn.
+
+    Returns:
+        float32 [C, D, H, W] on the CPU, not cut to [0, 1].
+    """
+    return torch.randn(shape, generator=generator) * NOISE_STD + NOISE_MEAN
 
 
 def learned_fill(fill: Fill, *, channels: int, patch: Size3) -> nn.Parameter | None:

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tokenunify_scale.objectives.corruption import NOISE_MEAN, NOISE_STD
+from tokenunify_scale.objectives.corruption import noise_fill
 from tokenunify_scale.objectives.edges import Axes, edge_scores, log_weights, mixed_mask
 from tokenunify_scale.objectives.errors import masked_mean, patch_errors
 from tokenunify_scale.objectives.mae import MAE, MAEConfig
@@ -101,14 +101,14 @@ def draw(crops: Tensor, positions: Tensor, *, patch: Size3, ratio: float, seed: 
     for position in positions.tolist():
         generator = sample_generator(seed, position)
         uniform = random_mask(d * h * w, ratio=ratio, generator=generator)
-        noise = torch.randn(crops.shape[1:], generator=generator)
+        noise = noise_fill(crops.shape[1:], generator=generator)
         gumbel = -torch.empty(d * h * w).exponential_(generator=generator).log()
         rows.append((uniform, noise, gumbel, torch.rand(d * h * w, generator=generator)))
     uniform, noise, gumbel, rest = (torch.stack(column) for column in zip(*rows, strict=True))
     total, device = int(uniform[0].sum()), crops.device
     return Draws(
         uniform.to(device),
-        (noise * NOISE_STD + NOISE_MEAN).to(crops),
+        noise.to(crops),
         gumbel.to(device),
         rest.to(device),
         total,
@@ -130,10 +130,16 @@ class DBMIM(nn.Module):
     scores; here patches are drawn in proportion, so that a crop seen twice has two masks.
     """
 
-    OUT_CHANNELS = 1
+    OUT_CHANNELS = None  # as many as the crops have
 
-    def __init__(self, config: DBMIMConfig, *, backbone: nn.Module, seed: int) -> None:
-        """Own the backbone and, for ``masking=policy``, the policy; ``seed`` steers the draws."""
+    def __init__(
+        self, config: DBMIMConfig, *, backbone: nn.Module, seed: int, channels: int = 1
+    ) -> None:
+        """Own the backbone and, for ``masking=policy``, the policy; ``seed`` steers the draws.
+
+        Edges and policy look at the mean over channels, so nothing here depends on how many the
+        crops have: ``channels`` is every objective's argument.
+        """
         super().__init__()
         self.config, self.backbone, self.seed = config, backbone, seed
         self.policy = MaskPolicy() if config.masking == "policy" else None
@@ -142,7 +148,7 @@ class DBMIM(nn.Module):
         """Loss of one batch.
 
         Args:
-            batch: crops [B, 1, D, H, W] float in [0, 1], positions int64 [B].
+            batch: crops [B, C, D, H, W] float in [0, 1], positions int64 [B].
             progress: share of training done; this objective does not change with it.
 
         Returns:
@@ -207,8 +213,8 @@ def uniform_error(
     ``mae`` from a run's weights measures the same.
 
     Args:
-        backbone: [B, 1, D, H, W] to the same shape; in evaluation mode if it has one.
-        batch: crops [B, 1, D, H, W] float in [0, 1], positions int64 [B]; held out.
+        backbone: [B, C, D, H, W] to the same shape; in evaluation mode if it has one.
+        batch: crops [B, C, D, H, W] float in [0, 1], positions int64 [B]; held out.
         patch: patch size (z, y, x) in voxels.
         ratio: share hidden.
         seed: of the masks; the same for all that are compared.

@@ -14,11 +14,16 @@ CLIP = 5.0  # times the crop's mean gradient; one bright speck does not make a p
 FLOOR = 1e-3  # of the crop's mean gradient; a flat patch can still be drawn
 
 
+def grey(crops: Tensor) -> Tensor:
+    """Mean over the channels, [B, C, D, H, W] to float32 [B, 1, D, H, W]."""
+    return crops.float().mean(1, keepdim=True)
+
+
 def gradient_magnitude(crops: Tensor, *, axes: Axes) -> Tensor:
     """Length of the grey-level gradient at each voxel.
 
     Args:
-        crops: [B, C, D, H, W], float; the channels' squares are summed.
+        crops: [B, C, D, H, W], float; the mean over channels counts.
         axes: ``plane`` takes differences along y and x, ``volume`` along z too. Both are a voxel,
             whatever its size: ``plane`` is for sections much thicker than a voxel is wide.
 
@@ -26,10 +31,11 @@ def gradient_magnitude(crops: Tensor, *, axes: Axes) -> Tensor:
         [B, 1, D, H, W], float32; central differences, one-sided at the faces.
     """
     sides = [axis for axis in range(FIRST_AXIS[axes], 5) if crops.shape[axis] > 1]
-    length = crops.new_zeros(crops.shape, dtype=torch.float32)
-    for slope in torch.gradient(crops.float(), dim=sides) if sides else ():
+    level = grey(crops)
+    length = torch.zeros_like(level)
+    for slope in torch.gradient(level, dim=sides) if sides else ():
         length = length + slope.square()
-    return length.sum(1, keepdim=True).sqrt()
+    return length.sqrt()
 
 
 def edge_scores(crops: Tensor, *, patch: Size3, axes: Axes) -> Tensor:

@@ -1,4 +1,4 @@
-"""What compares features of two views: pooling, heads, distances on the sphere, their spread."""
+"""What compares features of two views: cells, heads, distances on the sphere, their spread."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tokenunify_scale.train.distributed import sum_over_ranks
+from tokenunify_scale.objectives.views import Turn, unturn
 
-KEPT = 0.8  # of what a norm remembers, a step
-LEAST = 1e-6  # variance that counts as none
+LEAST = 1e-6  # added to a variance
 
 
 class Head(nn.Module):
@@ -29,60 +28,39 @@ class Head(nn.Module):
         return self.fc2(functional.relu(self.norm(self.fc1(x))))
 
 
-class GlobalNorm(nn.Module):
-    """Subtract mean and divide by deviation, both of the global batches of the steps before.
+def cells(maps: Tensor, turns: Sequence[Turn], *, sides: Sequence[int]) -> Tensor:
+    """The cells of feature maps, turned back, averaged or repeated to a number along each side.
 
-    What a batch norm does against collapse, without its dependence on the batch at hand: within a
-    step the statistics are fixed, and from step to step they are those of all ranks and
-    micro-batches. The first step of all is left as it is. No gradient goes through them.
-    """
-
-    sums: Tensor
-    new: Tensor
-
-    def __init__(self, width: int) -> None:
-        """Hold sums of 1, x and x squared of each channel; remembered ones, and of this step."""
-        super().__init__()
-        # A variance is a difference of these: in 32 bits little would be left of a small one.
-        self.register_buffer("sums", torch.zeros(3, width, dtype=torch.float64))
-        self.register_buffer("new", torch.zeros(3, width, dtype=torch.float64))
-        self._seen: float | None = None
-
-    @torch.no_grad()
-    def begin(self, *, progress: float) -> None:
-        """Take in what the step before saw, where a step begins; do nothing within a step.
-
-        Args:
-            progress: share of training done; all micro-batches of a step have the same.
-        """
-        if progress != self._seen:
-            self._seen = progress
-            self.sums.mul_(KEPT).add_(self.new)
-            self.new.zero_()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, width] to the same shape, float32; in training all ranks must call it."""
-        count, first, second = self.sums
-        mean = first / count.clamp(min=1)
-        variance = (second / count.clamp(min=1) - mean.square()).clamp(min=0) + LEAST
-        scale = torch.where(count > 0, variance.rsqrt(), 1.0)
-        if self.training:
-            seen = x.detach().double()
-            rows = [torch.ones_like(seen).sum(0), seen.sum(0), seen.square().sum(0)]
-            self.new.add_(sum_over_ranks(torch.stack(rows)))
-        return ((x - mean) * scale).float()
-
-
-def pool(maps: Sequence[Tensor]) -> Tensor:
-    """Means of feature maps over their voxels, side by side.
+    That treats both ends of a side alike, so it may come before the turn.
 
     Args:
-        maps: each [B, c, D', H', W'].
+        maps: [B, c, D', H', W'].
+        turns: of the B views.
+        sides: cells along z, y and x.
 
     Returns:
-        float32 [B, sum of c].
+        [B, cells, c].
     """
-    return torch.cat([each.float().mean((2, 3, 4)) for each in maps], 1)
+    same = list(sides) == list(maps.shape[2:])
+    pooled = maps if same else functional.adaptive_avg_pool3d(maps, tuple(sides))
+    return unturn(pooled, turns).flatten(2).transpose(1, 2)
+
+
+def standardised(vectors: Tensor) -> Tensor:
+    """Each channel less its mean over the cells of a crop, over its deviation there.
+
+    What a batch norm does against collapse, by the statistics of one crop: a constant has none.
+    The gradient goes through them, so there is none towards a larger mean or scale.
+
+    Args:
+        vectors: [B, cells, c], two cells or more.
+
+    Returns:
+        The same shape, float32.
+    """
+    x = vectors.float()
+    variance, mean = torch.var_mean(x, dim=1, correction=0, keepdim=True)
+    return (x - mean) * (variance + LEAST).rsqrt()
 
 
 def sphere_distance(a: Tensor, b: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from tokenunify_scale.models.features import paired_widths
 from tokenunify_scale.models.padding import pad_to
-from tokenunify_scale.objectives.heads import Head, sphere_distance, spread
+from tokenunify_scale.objectives.heads import Head, cells, sphere_distance, spread
 from tokenunify_scale.objectives.output import LossOutput, part
 from tokenunify_scale.objectives.views import STRONG, WEAK, Strength, Turn, make_view, unturn
 from tokenunify_scale.registry import OBJECTIVES
@@ -64,19 +64,29 @@ class MSConEM(nn.Module):
     Paper: the release weighs 1, 0.1 (features) and 0.5 (attention); the first two are kept.
     """
 
-    OUT_CHANNELS = 1
+    OUT_CHANNELS = None  # as many as the crops have
 
-    def __init__(self, config: MSConEMConfig, *, backbone: nn.Module, seed: int) -> None:
-        """Own the backbone; ``seed`` steers the views."""
+    def __init__(
+        self, config: MSConEMConfig, *, backbone: nn.Module, seed: int, channels: int = 1
+    ) -> None:
+        """Own the backbone; ``seed`` steers the views.
+
+        Nothing here depends on how many ``channels`` the crops have: they are every objective's
+        argument.
+
+        Raises:
+            ConfigError: the network gives no features beside its output.
+        """
         super().__init__()
         self.config, self.backbone, self.seed = config, backbone, seed
-        self.predictors = nn.ModuleList(Head(width, 2 * width, width) for width in backbone.widths)
+        widths = paired_widths(backbone)
+        self.predictors = nn.ModuleList(Head(width, 2 * width, width) for width in widths)
 
     def forward(self, batch: dict[str, Tensor], *, progress: float) -> LossOutput:
         """Loss of one batch.
 
         Args:
-            batch: crops [B, 1, D, H, W] float in [0, 1], positions int64 [B].
+            batch: crops [B, C, D, H, W] float in [0, 1], positions int64 [B].
             progress: share of training done; this objective does not change with it.
 
         Returns:
@@ -97,7 +107,8 @@ class MSConEM(nn.Module):
         voxels = sum(terms.values()) / 2
         spreads = []
         for number, (predictor, each) in enumerate(zip(self.predictors, maps, strict=True), 1):
-            aims, given = cells(each, turns, most=self.config.cells).chunk(2)
+            sides = [min(side, self.config.cells) for side in each.shape[2:]]
+            aims, given = cells(each, turns, sides=sides).chunk(2)
             distances = sphere_distance(predictor(given), aims.detach())
             terms[f"scale_{number}"] = distances.mean(1)
             spreads.append(spread(given.detach()))
@@ -123,24 +134,6 @@ def voxel_errors(output: Tensor, crops: Tensor, turns: Sequence[Turn]) -> tuple[
     seen = unturn(output, turns)[..., :d, :h, :w].float()
     weak, strong = (seen - torch.cat([crops, crops])).square().mean((1, 2, 3, 4)).chunk(2)
     return weak, strong
-
-
-def cells(maps: Tensor, turns: Sequence[Turn], *, most: int) -> Tensor:
-    """Cells of feature maps, turned back, those of large maps averaged.
-
-    Averaging into ``most`` cells a side treats both ends alike, so it may come before the turn.
-
-    Args:
-        maps: [B, c, D', H', W'].
-        turns: of the B views.
-        most: cells along a side at most.
-
-    Returns:
-        [B, cells, c].
-    """
-    sides = [min(side, most) for side in maps.shape[2:]]
-    pooled = maps if sides == list(maps.shape[2:]) else functional.adaptive_avg_pool3d(maps, sides)
-    return unturn(pooled, turns).flatten(2).transpose(1, 2)
 
 
 OBJECTIVES.add("ms_con_em", MSConEM, MSConEMConfig(), source="Chen et al. 2024")

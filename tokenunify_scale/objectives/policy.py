@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tokenunify_scale.objectives.edges import gradient_magnitude
+from tokenunify_scale.objectives.edges import gradient_magnitude, grey
 from tokenunify_scale.tokens.patches import patch_grid, patchify
 
 Size3 = tuple[int, int, int]
@@ -96,7 +96,7 @@ def patch_statistics(crops: Tensor, *, patch: Size3) -> Tensor:
     """Mean, standard deviation, gradient in the plane and in the volume of each patch.
 
     Args:
-        crops: [B, C, D, H, W], float.
+        crops: [B, C, D, H, W], float; the mean over channels counts.
         patch: patch size (z, y, x) in voxels.
 
     Returns:
@@ -107,12 +107,12 @@ def patch_statistics(crops: Tensor, *, patch: Size3) -> Tensor:
         ValueError: the patch does not divide the crop.
     """
     with torch.no_grad():
-        grey = patchify(crops.float(), patch=patch)
+        levels = patchify(grey(crops), patch=patch)
         slopes = [
             patchify(gradient_magnitude(crops, axes=axes), patch=patch).mean(-1)
             for axes in ("plane", "volume")
         ]
-        table = torch.stack([grey.mean(-1), grey.std(-1, correction=0), *slopes], dim=1)
+        table = torch.stack([levels.mean(-1), levels.std(-1, correction=0), *slopes], dim=1)
         return standardised(table).unflatten(-1, patch_grid(tuple(crops.shape[2:]), patch=patch))
 
 

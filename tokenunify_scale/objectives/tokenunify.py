@@ -89,10 +89,18 @@ class TokenUnify(nn.Module):
     Source: Eq. 3-5 (terms), Eq. 7 (weighted sum), Eq. 14 (weights), Alg. 3 and Sec. 4.2.4 (head).
     """
 
-    OUT_CHANNELS = 1
+    OUT_CHANNELS = None  # as many as the crops have
 
-    def __init__(self, config: TokenUnifyConfig, *, backbone: nn.Module, seed: int) -> None:
+    def __init__(
+        self, config: TokenUnifyConfig, *, backbone: nn.Module, seed: int, channels: int = 1
+    ) -> None:
         """Own the backbone, the head, and the patch that is put in the place of hidden ones.
+
+        Args:
+            config: what is hidden, predicted and weighted.
+            backbone: C channels in and out.
+            seed: of the run.
+            channels: C of the crops.
 
         Raises:
             ConfigError: the head cannot read this network's features, or the curriculum has steps
@@ -102,14 +110,14 @@ class TokenUnify(nn.Module):
         self.config, self.backbone, self.seed = config, backbone, seed
         self.weights_at = CURRICULA.get(config.curriculum.name).factory
         self.kinds = tuple(kind for kind in KINDS if _terms_of(kind, config.terms))
-        self.fill_bias = learned_fill(config.fill, channels=self.OUT_CHANNELS, patch=config.patch)
+        self.fill_bias = learned_fill(config.fill, channels=channels, patch=config.patch)
         self.head = None
         if config.head == "perceiver" and "prefix" in self.kinds:
             self.head = PerceiverHead(
                 config.perceiver,
                 feature_width=feature_width(backbone, stage=config.perceiver.stage),
                 patch=config.patch,
-                channels=self.OUT_CHANNELS,
+                channels=channels,
             )
         for probe in range(PROBES):  # now, not in the middle of a run
             self._weights(probe / PROBES)
@@ -118,7 +126,7 @@ class TokenUnify(nn.Module):
         """Loss of one batch.
 
         Args:
-            batch: crops [B, 1, D, H, W] float in [0, 1], positions int64 [B].
+            batch: crops [B, C, D, H, W] float in [0, 1], positions int64 [B].
             progress: share of training done, in [0, 1]; moves the curriculum.
 
         Raises:
@@ -167,7 +175,7 @@ class TokenUnify(nn.Module):
             seen: a corrupted batch.
 
         Returns:
-            By decoder (``perceiver`` if there is one, ``dense``), every patch [B', K, P].
+            By decoder (``perceiver`` if there is one, ``dense``), every patch [B', K, C*P].
         """
         patch, sides = self.config.patch, tuple(seen.crops.shape[2:])
         if self.head is None:

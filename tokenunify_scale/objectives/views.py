@@ -1,6 +1,8 @@
 """Random views of crops: turned, shifted, with other gray values, noise, blur and holes.
 
 A voxel of a microscope has a size, so no view is resized: what is seen twice is seen at one scale.
+Whatever is drawn is drawn once for all channels of a crop, but for the noise, of which each voxel
+of each channel has its own. Sections are flipped, never exchanged with rows: one section will do.
 """
 
 import math

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tokenunify_scale.config import DataError
-from tokenunify_scale.scaling.plan import STAGES, Job
+from tokenunify_scale.scaling.plan import Job
+from tokenunify_scale.scaling.study import RANDOM, STAGES
 from tokenunify_scale.train.runlog import read_result, write_atomically
 
 SCORES = ("voi_split", "voi_merge", "voi", "arand")
@@ -62,7 +63,10 @@ def collect(jobs: Iterable[Job], states: Mapping[str, str]) -> list[Row]:
 
 def _row(chain: Mapping[str, Job], states: Mapping[str, str]) -> Row:
     stages = [chain[stage] for stage in STAGES if stage in chain]
-    found = {job.verb: _result(job) for job in stages if states[job.name] == "finished"}
+    pretrain = chain.get("pretrain")
+    learned = pretrain.arguments["objective"]["name"] if pretrain else RANDOM
+    finished = [job for job in stages if states[job.name] == "finished"]
+    found = {job.verb: _result(job, learned=learned) for job in finished}
     row: dict[str, Any] = dict(stages[0].axes)
     row["missing"] = next((job.name for job in stages if job.verb not in found), "")
     for stage in ("pretrain", "finetune"):
@@ -79,16 +83,16 @@ def _row(chain: Mapping[str, Job], states: Mapping[str, str]) -> Row:
     return Row(**row)
 
 
-def _result(job: Job) -> dict[str, Any]:
-    """A job's result, if it agrees with the plan on what was run."""
+def _result(job: Job, *, learned: str) -> dict[str, Any]:
+    """A job's result, if it agrees with the plan on what was run, and learned before."""
     result = read_result(job.folder) or {}
     planned = {"verb": job.verb}
     if job.verb in ("pretrain", "finetune"):
         planned |= {"model": job.arguments["model"]["name"], "seed": job.axes["seed"]}
     if job.verb == "pretrain":
-        planned["objective"] = job.axes["init"]
+        planned["objective"] = learned
     if job.verb == "finetune":
-        planned["init"] = job.axes["init"]
+        planned["init"] = learned
     for key, value in planned.items():
         said = result.get(key)
         said = said.get("name") if isinstance(said, Mapping) else said

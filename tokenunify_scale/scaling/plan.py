@@ -11,72 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenunify_scale.config import ConfigError, build, did_you_mean
-
-RANDOM = "random"
-WORDS = ("size", "init", "seed", "model")
-# What the grid tells each stage. {stage} is the folder of that stage's run in the same cell.
-STAGES: dict[str, dict[str, Any]] = {
-    "pretrain": {"model": {"name": "{model}"}, "objective": {"name": "{init}"}, "seed": "{seed}"},
-    "finetune": {"model": {"name": "{model}"}, "init": "{pretrain}", "seed": "{seed}"},
-    "predict": {"model": "{finetune}"},
-    "segment": {"affinities": "{predict}"},
-    "evaluate": {"segmentation": "{segment}", "affinities": "{predict}"},
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Study:
-    """A grid of sizes, initialisations and seeds, and what every run of it shares."""
-
-    name: str
-    """What the study is called; its results go to runs/NAME unless --out says otherwise."""
-
-    sizes: tuple[str, ...]
-    """Model sizes, as in emmamba_SIZE. Runs start in this order, so the slowest size goes first."""
-
-    inits: tuple[str, ...]
-    """What a model starts from: pretraining objectives, or random for none."""
-
-    seeds: tuple[int, ...] = (0,)
-    """Each cell of the grid is run once for each of these."""
-
-    model: str = "emmamba_{size}"
-    """Registry name of the model, with the size filled in."""
-
-    threads: int = 1
-    """Threads a job gets where several run side by side."""
-
-    prepare: Mapping[str, Any] = field(default_factory=dict)
-    """Data made once: NAME to settings of `prepare`. Other stages write its folder as {NAME}."""
-
-    pretrain: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of every pretraining; model, objective and seed come from the grid."""
-
-    finetune: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of every fine-tuning; model, init and seed come from the grid."""
-
-    predict: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of every prediction; the model comes from the grid."""
-
-    segment: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of every segmentation; the affinities come from the grid."""
-
-    evaluate: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of every evaluation; segmentation and affinities come from the grid."""
-
-    def __post_init__(self) -> None:
-        """Refuse empty or repeating axes, and prepared data without a usable name."""
-        for axis, values in (("sizes", self.sizes), ("inits", self.inits), ("seeds", self.seeds)):
-            if not values or len(set(values)) < len(values):
-                raise ValueError(f"{axis} must be one or more different values, got {list(values)}")
-        if self.threads < 1:
-            raise ValueError(f"threads must be at least 1, got {self.threads}")
-        taken = (*WORDS, *STAGES)
-        for name, settings in self.prepare.items():
-            if name in taken or not re.fullmatch(r"\w+", str(name)):
-                raise ValueError(f"prepare.{name}: names are letters, digits, _; taken: {taken}")
-            if not isinstance(settings, Mapping):
-                raise ValueError(f"prepare.{name} is {settings!r}, expected settings of `prepare`")
+from tokenunify_scale.scaling.study import RANDOM, STAGES, Study, objectives_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,9 +37,10 @@ def plan(study: Study, out: Path | str) -> list[Job]:
         out: folder of the whole study; the job pretrain/atto-mae-s0 writes to that folder in it.
 
     Raises:
-        ConfigError: a setting that the grid decides, or a {NAME} that stands for nothing.
+        ConfigError: a setting that the grid decides, one that no objective has, or a {NAME} that
+            stands for nothing.
     """
-    out = Path(out)
+    out, learned = Path(out), objectives_of(study)
     data = {
         name: _job(f"prepare/{name}", settings, sources={}, words={}, axes={}, out=out)
         for name, settings in study.prepare.items()
@@ -114,20 +50,29 @@ def plan(study: Study, out: Path | str) -> list[Job]:
         for seed in study.seeds:
             for init in study.inits:
                 axes = {"size": size, "init": init, "seed": seed}
-                jobs += _cell(study, axes, data=data, out=out)
+                jobs += _cell(study, axes, objective=learned.get(init), data=data, out=out)
     return jobs
 
 
-def _cell(study: Study, axes: dict[str, Any], *, data: dict[str, Job], out: Path) -> list[Job]:
+def _cell(
+    study: Study,
+    axes: dict[str, Any],
+    *,
+    objective: dict[str, Any] | None,
+    data: dict[str, Job],
+    out: Path,
+) -> list[Job]:
     """The chain of one cell of the grid, from its pretraining, if any, to its scores."""
     label = f"{axes['size']}-{axes['init']}-s{axes['seed']}"
     words = {**axes, "model": _fill(study.model, axes, where="model")}
-    words |= {"pretrain": RANDOM} if axes["init"] == RANDOM else {}
+    words |= {"pretrain": RANDOM} if objective is None else {}
     chain: dict[str, Job] = {}
     for stage, grid in STAGES.items():
         if stage in words:
             continue
         settings = dict(getattr(study, stage))
+        if stage == "pretrain":
+            settings["objective"] = objective
         for key, value in grid.items():
             options = settings.get(key, {})
             if not isinstance(options, Mapping) or (options and not isinstance(value, Mapping)):

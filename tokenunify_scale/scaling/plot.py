@@ -21,6 +21,7 @@ STYLES = (
     ("#CC79A7", "v"),
     ("#E69F00", "P"),
     ("#56B4E9", "X"),
+    ("#882255", "<"),
 )
 INIT_STYLES = {"tokenunify": 0, "mae": 1, "autoregressive": 2, "random": 3}
 WIDTH, HEIGHT, DPI = 6.0, 4.0, 200

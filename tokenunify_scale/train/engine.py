@@ -186,6 +186,16 @@ class Engine:
         norm = self._engine.get_global_grad_norm() if norm is None else norm
         return Step(loss, parts, float(norm))
 
+    @torch.no_grad()
+    def evaluate(self, batch: dict[str, Tensor], *, progress: float) -> Step:
+        """The objective on one micro-batch, in evaluation mode and without a gradient."""
+        self._engine.eval()
+        try:
+            output = self._engine(self._place(batch), progress=progress)
+        finally:
+            self._engine.train()
+        return Step(output.loss, output.parts, 0.0)
+
     def save(self, folder: Path, *, tag: str, state: dict[str, Any]) -> None:
         """Write a checkpoint of all ranks; complete when this returns on any of them."""
         self._engine.save_checkpoint(str(folder), tag=tag, client_state=state, save_latest=False)

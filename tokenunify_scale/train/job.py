@@ -9,11 +9,13 @@ from tokenunify_scale.config import to_dict
 from tokenunify_scale.train.checkpoint import Description, save_weights
 from tokenunify_scale.train.distributed import World
 from tokenunify_scale.train.engine import Engine
+from tokenunify_scale.train.held_out import HeldOut
 from tokenunify_scale.train.loop import Batches, Training, train
 from tokenunify_scale.train.runlog import RunFolder
 
 # What a run that goes on may be given anew: how often it writes, and how it is sharded.
 CHANGEABLE = ("log_every", "save_every", "strategy", "zero", "out")
+CHANGEABLE += ("held_out", "held_out_every", "held_out_crops")
 
 
 def run_job(
@@ -27,6 +29,7 @@ def run_job(
     about: Description,
     environment: dict[str, Any],
     facts: dict[str, Any],
+    held_out: HeldOut | None = None,
 ) -> dict[str, Any]:
     """Train an objective to the end and leave a finished run folder at ``config.out``.
 
@@ -40,6 +43,7 @@ def run_job(
         about: what the weights are, for their header.
         environment: what the verb knows of the host beyond versions.
         facts: what the verb adds to result.json.
+        held_out: what training does not see, and is measured.
 
     Returns:
         What result.json holds; {} on ranks other than 0.
@@ -65,6 +69,7 @@ def run_job(
         training=config,
         run=run,
         description=f"{verb} {name} {about.objective}",
+        held_out=held_out,
     )
     weights = engine.weights(objective.backbone)
     engine.close()

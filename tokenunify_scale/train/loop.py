@@ -13,6 +13,7 @@ from tokenunify_scale.config import DivergedError
 from tokenunify_scale.train.checkpoint import latest, prune, publish
 from tokenunify_scale.train.distributed import barrier, sum_over_ranks
 from tokenunify_scale.train.engine import Engine, Step, ds_config, load_strategy, with_stage
+from tokenunify_scale.train.held_out import HeldOut, means
 from tokenunify_scale.train.optim import OptimConfig, learning_rate
 from tokenunify_scale.train.runlog import RunFolder, read_metrics, track
 
@@ -43,7 +44,7 @@ class Training:
     """ZeRO stage, where it is to differ from the strategy's."""
 
     log_every: int = 10
-    """Steps between lines of metrics.jsonl; each line is the mean over those steps."""
+    """Steps between lines of metrics.jsonl; each line is the mean since the one before."""
 
     save_every: int = 500
     """Steps between checkpoints; one is always written at the end."""
@@ -74,6 +75,7 @@ def train(
     training: Training,
     run: RunFolder,
     description: str,
+    held_out: HeldOut | None = None,
 ) -> dict[str, float]:
     """Train to the end, from the run's newest checkpoint where it has one.
 
@@ -84,6 +86,7 @@ def train(
         training: how long, how fast.
         run: gets metrics and checkpoints.
         description: for the progress bar.
+        held_out: what training does not see, measured before the first step too.
 
     Returns:
         The means of the last logged window.
@@ -95,6 +98,8 @@ def train(
     tag = latest(run.path)
     start = engine.load(run.path / "checkpoints", tag=tag)["step"] if tag else 0
     run.rewind(start)
+    if held_out is not None and start == 0:
+        run.log(step=0, **held_out.measure(engine, progress=0.0))
     batches = open_batches(
         start=start * training.global_batch,
         global_batch=training.global_batch,
@@ -104,7 +109,13 @@ def train(
     )
     try:
         return fit(
-            engine, batches, start=start, training=training, run=run, description=description
+            engine,
+            batches,
+            start=start,
+            training=training,
+            run=run,
+            description=description,
+            held_out=held_out,
         )
     finally:
         batches.close()
@@ -118,6 +129,7 @@ def fit(
     training: Training,
     run: RunFolder,
     description: str,
+    held_out: HeldOut | None = None,
 ) -> dict[str, float]:
     """Train from step ``start`` to the end.
 
@@ -128,6 +140,7 @@ def fit(
         training: how long, how fast, how often to write.
         run: gets metrics and checkpoints.
         description: for the progress bar.
+        held_out: what training does not see; a line is logged whenever it is measured.
 
     Returns:
         The means of the last logged window: loss, terms, rates.
@@ -152,7 +165,8 @@ def fit(
         window.append(engine.step(batch, lr=lr, progress=step / training.steps))
         done = step + 1
         saves = done % training.save_every == 0 or done == training.steps
-        if done % training.log_every == 0 or done == training.steps:
+        measures = held_out is not None and held_out.due(done, steps=training.steps)
+        if measures or done % training.log_every == 0 or done == training.steps:
             seconds = time.monotonic() - began
             record = summarise(window)
             crops = sum(len(b["crops"]) for b in batch) * engine.world.size * len(window)
@@ -160,6 +174,8 @@ def fit(
             if lost:
                 total = torch.stack(lost).sum().to(engine.world.device)
                 rates["skipped"] = int(sum_over_ranks(total))
+            if measures:
+                record |= held_out.measure(engine, progress=done / training.steps)
             run.log(step=done, **record, lr=lr, **rates)
             _check_finite(record["loss"], step=done)
             window, lost, waited, began = [], [], 0.0, time.monotonic()
@@ -179,16 +195,9 @@ def _check_finite(loss: float, *, step: int) -> None:
 
 def summarise(window: list[Step]) -> dict[str, float]:
     """Means over steps and ranks: loss, terms (None where no sample had one), grad norm."""
-    names = sorted(window[0].parts)
-    terms = [sum(step.parts[name] for step in window) for name in names]
-    loss = torch.stack([step.loss for step in window]).mean()
-    here = torch.cat([torch.stack([loss, torch.ones_like(loss)]), *terms]).double()
-    total = sum_over_ranks(here).reshape(-1, 2).tolist()
-    means = {
-        name: value / count if count else None
-        for name, (value, count) in zip(["loss", *names], total, strict=True)
-    }
-    return {**means, "grad_norm": sum(step.grad_norm for step in window) / len(window)}
+    norm = sum(step.grad_norm for step in window) / len(window)
+    return {**means(window), "grad_norm": norm}
+
 
 
 def save(engine: Engine, run: RunFolder, *, step: int) -> None:

@@ -91,9 +91,10 @@ class RunFolder:
                 file.write(json.dumps(values) + "\n")
 
     def rewind(self, step: int) -> None:
-        """Drop lines of metrics.jsonl after ``step``: they will be measured again."""
+        """Drop lines of metrics.jsonl after ``step``: they will be measured again; 0 drops all."""
         if self.rank == 0:
-            kept = [r for r in read_metrics(self.path) if r.get("step", 0) <= step]
+            records = read_metrics(self.path) if step else []
+            kept = [r for r in records if r.get("step", 0) <= step]
             text = "".join(json.dumps(record) + "\n" for record in kept)
             write_atomically(self.path / "metrics.jsonl", text)
 

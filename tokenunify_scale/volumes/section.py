@@ -1,4 +1,4 @@
-"""One section of a volume: a grey PNG, JPEG or TIFF image, read as it is stored or refused."""
+"""One PNG, JPEG or TIFF: as a grey section, as it is stored or refused; or as its colours."""
 
 import os
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
@@ -16,12 +17,19 @@ from tokenunify_scale.config import DataError
 # Not through Image.open, which refuses sections above 179 million pixels as an attack.
 KINDS = {".png": PngImageFile, ".tif": TiffImageFile, ".tiff": TiffImageFile}
 KINDS |= {".jpg": JpegImageFile, ".jpeg": JpegImageFile}
+STARTS = {b"\x89PNG": PngImageFile, b"\xff\xd8": JpegImageFile}
+STARTS |= {b"II*\0": TiffImageFile, b"MM\0*": TiffImageFile}
+"""The first bytes of each: collections of photographs hold a PNG that is called .jpeg."""
 MODES = {"L": "u1", "I;16": "u2", "I": "u2", "P": "u1"}
 """Types of PNG and JPEG pixels by Pillow's names; older versions call 16 bits ``I``."""
 SAMPLES = {(8, 1): "u1", (16, 1): "u2", (32, 1): "u4", (16, 2): "i2", (32, 2): "i4", (32, 3): "f4"}
 """Types of TIFF pixels by bits and format."""
-BITS, COMPRESSION, PHOTOMETRIC, ORIENTATION, FORMAT = 258, 259, 262, 274, 339
-"""Tags of TIFF."""
+WIDTH, LENGTH, BITS, COMPRESSION, PHOTOMETRIC, ORIENTATION, FORMAT = (
+    256, 257, 258, 259, 262, 274, 339,
+)  # fmt: skip
+"""Tags of TIFF; the orientation has the same number in the EXIF of the others."""
+COLOURS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
+"""Modes of 8 bits or less that become RGB."""
 WORDS = {"1": "1 bit a pixel", "P": "a palette of colours", "LA": "grey with transparency"}
 
 
@@ -56,10 +64,89 @@ def read_section(path: Path) -> np.ndarray:
         return np.asarray(image.convert("L") if image.mode == "P" else image).astype(dtype)
 
 
+def read_colour_sides(path: Path) -> tuple[int, int]:
+    """Rows and columns of ``read_colours``, from the header alone.
+
+    Raises:
+        DataError: missing or damaged, or not an image that ``read_colours`` takes.
+    """
+    with _opened(path, kind=_kind_inside(path)) as image:
+        _check_colours(image, path=path)
+        width, height = image.size
+        if image.format == "TIFF":  # Pillow turns these as it loads; what it says before differs
+            width, height = image.tag_v2[WIDTH], image.tag_v2[LENGTH]
+        return (width, height) if _orientation(image) > 4 else (height, width)
+
+
+def read_colours(path: Path) -> np.ndarray:
+    """The colours uint8 [H, W, 3] of an image, upright, whatever it stores.
+
+    Red, green and blue stay as stored, by convention sRGB; colour profiles are not applied. Grey is
+    repeated, palettes are looked up, of 16 bits the upper 8 are taken, CMYK becomes
+    (1 - C)(1 - K) and so on, and what is transparent lies on white, as viewers show it.
+
+    Raises:
+        DataError: missing, damaged or cut short; several pages; 32 bits a pixel, or CIELAB.
+    """
+    with _opened(path, kind=_kind_inside(path)) as image:
+        _check_colours(image, path=path)
+        turn = 1 if image.format == "TIFF" else _orientation(image)
+        if image.mode not in COLOURS:
+            grey = (np.asarray(image) >> 8).astype(np.uint8)
+            colours = np.repeat(grey[:, :, None], 3, axis=2)
+        else:
+            image.load()
+            colours = np.asarray(_on_white(image).convert("RGB"))
+    # Orientations 5 to 8 are 1 to 4 of the transposed image.
+    colours = colours.swapaxes(0, 1) if turn > 4 else colours
+    rows, columns = (-1 if turn in flipped else 1 for flipped in ((3, 4, 7, 8), (2, 3, 6, 7)))
+    return colours[::rows, ::columns]
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """The image over white, if it is transparent in places."""
+    if image.mode not in ("LA", "PA", "RGBA", "RGBa") and "transparency" not in image.info:
+        return image
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA"))
+
+
+def _check_colours(image: ImageFile, *, path: Path) -> None:
+    """Refuse what has no one way to become 8 bits of red, green and blue."""
+    if (pages := getattr(image, "n_frames", 1)) > 1:
+        raise DataError(f"{path}: {pages} pages; a photograph is an image of one")
+    wide = image.mode.startswith("I;16") or (image.format == "PNG" and image.mode == "I")
+    if image.mode not in COLOURS and not wide:
+        raise DataError(
+            f"{path}: pixels of mode {image.mode} in a {image.format}, not colours or grey of 8 "
+            f"or 16 bits; convert it first, as in: mogrify -depth 8 -colorspace sRGB {path.name}"
+        )
+
+
+def _orientation(image: ImageFile) -> int:
+    """How the camera was held, 1 to 8 as in EXIF, from the header; 1 where it does not say."""
+    # In a PNG it may come after the pixels: Pillow would decode them all to look for it.
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1
+    turn = image.getexif().get(ORIENTATION, 1)
+    return turn if turn in range(1, 9) else 1
+
+
+def _kind_inside(path: Path) -> type[ImageFile]:
+    """The kind of an image by its first bytes, or else by its name."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(4)
+    except OSError as error:
+        raise DataError(f"{path}: not readable ({error.strerror})") from error
+    found = (kind for begin, kind in STARTS.items() if start.startswith(begin))
+    return next(found, KINDS[path.suffix.lower()])
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[ImageFile]:
-    """An image of which the header is read."""
-    kind = KINDS[path.suffix.lower()]
+def _opened(path: Path, *, kind: type[ImageFile] | None = None) -> Iterator[ImageFile]:
+    """An image of which the header is read, of the kind that its name says unless it is given."""
+    kind = kind or KINDS[path.suffix.lower()]
     try:
         with kind(path) as image:
             yield image

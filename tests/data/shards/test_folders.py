@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tokenunify_scale.config import ConfigError, DataError
-from tokenunify_scale.data.shards.folders import common_crop, open_folders
+from tokenunify_scale.data.shards.folders import common_channels, common_crop, open_folders
 from tokenunify_scale.data.shards.pack import write_shards
 from tokenunify_scale.volumes import store
 
@@ -15,9 +15,11 @@ FAR = "https://host"
 """What URLs begin with; the rest is a path here."""
 
 
-def write(folder, *, count, crop=CROP):
-    samples = [(np.zeros(crop, np.uint8), {"volume": 0, "box": [[0, 0, 0], crop]})] * count
+def write(folder, *, count, crop=CROP, channels=1):
+    stored = (channels * crop[0], *crop[1:])
+    samples = [(np.zeros(stored, np.uint8), {"volume": 0, "box": [[0, 0, 0], crop]})] * count
     index = {"crop": crop, "voxel_size": None, "volumes": [], "request": {}}
+    index |= {"channels": channels} if channels > 1 else {}
     write_shards(samples, folder, per_shard=2, index=index)
     return folder
 
@@ -89,3 +91,12 @@ def test_the_crop_is_what_all_store_or_what_fits_all(folder, opened, tmp_path):
         common_crop(sets, crop=None)
     with pytest.raises(ConfigError, match=rf"crop \(2, 4, 5\) does not fit .*{folder}"):
         common_crop(sets, crop=(2, 4, 5))
+
+
+def test_all_folders_have_the_same_channels(folder, opened, tmp_path):
+    photos = write(tmp_path / "photos", count=1, channels=3)
+    sets, _ = opened(folder, folder, photos, photos)
+    assert common_channels(sets[:2]) == 1 and common_channels(sets[2:]) == 3
+    said = f"{photos} stores crops of 3 channels, {folder} of 1: "
+    with pytest.raises(ConfigError, match=said):
+        common_channels(sets)

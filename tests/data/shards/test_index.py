@@ -42,9 +42,20 @@ def test_an_index_is_read_as_it_was_written(tmp_path):
     assert unknown.voxel_size is None
 
 
+def test_channels_lie_one_after_another_in_what_is_stored(tmp_path):
+    grey = read_index(write(tmp_path / "index.json", GOOD))
+    assert grey.channels == 1 and grey.stored == grey.crop == (2, 3, 4)
+    colour = read_index(write(tmp_path / "index.json", {**GOOD, "channels": 3}))
+    assert colour.channels == 3 and colour.stored == (6, 3, 4) and colour.crop == (2, 3, 4)
+    with pytest.raises(DataError, match="offsets 0, 2048: no room for 2064 voxels"):
+        read_index(write(tmp_path / "index.json", {**GOOD, "channels": 86}))
+
+
 @pytest.mark.parametrize(
     "key, value, message",
     [
+        ("channels", 0, "channels is 0, not a number of them"),
+        ("channels", [3], r"channels is \[3\], not a number"),
         ("version", 99, "format version 99, this program reads 1"),
         ("version", None, "format version None"),
         ("crop", [2, 3], r"crop is \[2, 3\], not three sides in voxels"),

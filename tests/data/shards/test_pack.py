@@ -86,6 +86,18 @@ def test_bytes_depend_on_the_samples_only_and_the_index_knows_them(tmp_path):
     assert names(tmp_path / "a") == ["index.json", *(f"shard-00000{n}.tar" for n in range(3))]
 
 
+def test_an_index_says_channels_only_where_there_are_several(tmp_path):
+    write(tmp_path / "a")
+    keys = ["version", "count", "crop", "voxel_size", "volumes", "request", "shards"]
+    assert list(json.loads((tmp_path / "a" / "index.json").read_text())) == keys
+    described = {**index((1, 3, 4)), "channels": 3}
+    samples = Samples(crop=(3, 3, 4))
+    written = write_shards(samples, tmp_path / "b", per_shard=3, index=described)
+    assert (written.channels, written.crop, written.stored) == (3, (1, 3, 4), (3, 3, 4))
+    planned = plan_shards(7, per_shard=3, crop=written.stored)
+    assert planned == [(shard.name, shard.bytes) for shard in written.shards]
+
+
 def test_names_and_sizes_are_known_before(tmp_path):
     written = write(tmp_path)
     planned = plan_shards(7, per_shard=3, crop=CROP)
@@ -213,7 +225,9 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_finished(tmp_path, monkeypatc
 
 
 def test_a_disk_that_is_full_when_the_index_is_due_keeps_all_tars(tmp_path, monkeypatch):
-    def no_room_for_the_second(path, text, calls=[]):  # noqa: B006
+    calls = []
+
+    def no_room_for_the_second(path, text):
         calls.append(path)
         if len(calls) == 2:
             path.with_name(f".{path.name}.{os.getpid()}.tmp").write_text("half")

@@ -93,6 +93,24 @@ def test_a_batch_is_filled_in_place_by_one_call_each(tmp_path, monkeypatch):
     assert (batch[[0, 1, 3, 4, 6]] == 77).all()
 
 
+def test_colours_are_read_in_place_too(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    samples = [(rng.integers(0, 256, (3, 4, 5)).astype(np.uint8), {"volume": 0})] * 2
+    index = {"crop": (1, 4, 5), "channels": 3, "voxel_size": None, "volumes": [{}], "request": {}}
+    write_shards(samples, tmp_path, per_shard=2, index=index)
+    found, calls, preadv = open_shards(tmp_path), [], os.preadv
+    monkeypatch.setattr(os, "preadv", lambda *words: calls.append(words) or preadv(*words))
+    monkeypatch.setattr(os, "pread", None)
+    crop, meta = found.read(1)
+    assert np.array_equal(crop, samples[1][0]) and meta == {"volume": 0}
+    batch = np.zeros((2, 3, 1, 4, 5), np.uint8)
+    found.read_into(1, batch.reshape(2, 3, 4, 5)[0])
+    assert np.array_equal(batch[0, :, 0], samples[1][0]) and not batch[1].any()
+    assert len(calls) == 2 and calls[1][1][1].base is batch
+    with pytest.raises(ValueError, match=r"read into uint8 \(3, 4, 5\), not into"):
+        found.read_into(1, np.empty((1, 4, 5), np.uint8))
+
+
 @pytest.mark.parametrize(
     "out",
     [

@@ -1,4 +1,4 @@
-"""Shard folders for a stream: all open, with crops of one size, and room for what is elsewhere."""
+"""Shard folders for a stream: all open, with crops of one kind, and room for what is elsewhere."""
 
 from collections.abc import Sequence
 from itertools import accumulate
@@ -75,6 +75,22 @@ def _open(
     if len(shards) == 0:
         raise DataError(f"{shards.folder} holds no samples")
     return shards
+
+
+def common_channels(sets: Sequence[ShardSet]) -> int:
+    """The number of channels that the crops of all folders have.
+
+    Raises:
+        ConfigError: they differ.
+    """
+    channels = sets[0].index.channels
+    for shards in sets:
+        if (other := shards.index.channels) != channels:
+            raise ConfigError(
+                f"{shards.folder} stores crops of {other} channels, {sets[0].folder} of "
+                f"{channels}: a stream has one kind of them"
+            )
+    return channels
 
 
 def common_crop(sets: Sequence[ShardSet], *, crop: Triple | None) -> Triple:

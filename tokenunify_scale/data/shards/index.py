@@ -36,8 +36,9 @@ class Shard:
 class Index:
     """What index.json says of a shard folder: shapes in zyx voxels, ``voxel_size`` in nm or None.
 
-    ``volumes`` describes the sources; a sample's ``volume`` is a number into it. ``request`` is
-    what was asked for: the same request finds its output finished, another one is refused.
+    ``channels`` stands there where it is not 1. ``volumes`` describes the sources; a sample's
+    ``volume`` is a number into it. ``request`` is what was asked for: the same request finds its
+    output finished, another one is refused.
     """
 
     version: int
@@ -47,6 +48,13 @@ class Index:
     volumes: tuple[dict, ...]
     request: dict
     shards: tuple[Shard, ...]
+    channels: int = 1
+
+    @property
+    def stored(self) -> tuple[int, int, int]:
+        """The shape of the array of a sample: the channels of its crop, one after another in z."""
+        depth, height, width = self.crop
+        return self.channels * depth, height, width
 
 
 def padded(size: int, unit: int = BLOCK) -> int:
@@ -99,13 +107,15 @@ def _fault(index: Index) -> str | None:
     """The first thing in an index that cannot be."""
     if len(index.crop) != 3 or not all(_counts(side, least=1) for side in index.crop):
         return f"crop is {list(index.crop)}, not three sides in voxels"
+    if not _counts(index.channels, least=1):
+        return f"channels is {index.channels!r}, not a number of them"
     if (size := index.voxel_size) is not None and (
         len(size) != 3 or not all(isinstance(side, int | float) and side > 0 for side in size)
     ):
         return f"voxel_size is {list(size)}, not three sides in nm"
     seen: set[str] = set()
     for shard in index.shards:
-        fault = _shard_fault(shard, voxels=math.prod(index.crop))
+        fault = _shard_fault(shard, voxels=math.prod(index.stored))
         if fault is None and shard.name in seen:
             fault = "is listed twice"
         if fault is not None:

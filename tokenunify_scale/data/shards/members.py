@@ -21,7 +21,7 @@ class Layout:
     """
 
     def __init__(self, crop: tuple[int, int, int]) -> None:
-        """Of crops of uint8 [D, H, W]."""
+        """Of arrays of uint8 in the shape of ``Index.stored``."""
         start, facts = io.BytesIO(), {"descr": "|u1", "fortran_order": False, "shape": crop}
         np.lib.format.write_array_header_1_0(start, facts)
         self._start = start.getvalue()
@@ -59,7 +59,7 @@ class Layout:
 
 
 def unpack(data: bytes, *, crop: tuple[int, int, int]) -> tuple[bytes, np.ndarray]:
-    """The json member and the crop, uint8 [D, H, W], of a sample whose members lie anyhow.
+    """The json member and the array, uint8 of shape ``crop``, of a sample whose members lie anyhow.
 
     Raises:
         ValueError: a member is missing or damaged, or the crop is of another shape or type.

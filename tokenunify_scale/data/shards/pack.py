@@ -72,13 +72,13 @@ def write_shards(
     this again. One job at a time: see ``target.writing_to``.
 
     Args:
-        samples: ``samples[i]`` gives a uint8 crop [D, H, W] and a JSON-able meta dict; it is not
-            asked for samples whose tar is finished.
+        samples: ``samples[i]`` gives a uint8 crop [C*D, H, W] and a JSON-able meta dict; it is
+            not asked for samples whose tar is finished.
         out: the folder; other files in it are left alone.
         per_shard: samples a tar.
-        index: crop, voxel_size, volumes and request of ``Index``; the request as plain JSON data,
-            lists and not tuples. Where metas say how many places were ``tried``, each volume gets
-            the sum of its own.
+        index: crop, voxel_size, volumes and request of ``Index``, and channels if it is not 1; the
+            request as plain JSON data, lists and not tuples. Where metas say how many places were
+            ``tried``, each volume gets the sum of its own.
         team: the processes that write; all of them call this. None: this one alone.
 
     Raises:
@@ -175,7 +175,7 @@ def shard_bytes(count: int, *, crop: tuple[int, int, int]) -> int:
 def plan_shards(
     samples: int, *, per_shard: int, crop: tuple[int, int, int]
 ) -> list[tuple[str, int]]:
-    """Name and bytes of each tar that so many samples become."""
+    """Name and bytes of each tar that so many samples become; ``crop`` as it is stored."""
     counts = [min(per_shard, samples - first) for first in range(0, samples, per_shard)]
     return [(f"shard-{n:06d}.tar", shard_bytes(count, crop=crop)) for n, count in enumerate(counts)]
 

@@ -62,20 +62,21 @@ class ShardSet:
         self._names = [store.join(str(folder), shard.name) for shard in index.shards]
         self._root = os.path.abspath(folder) if cache is None else ""
         self._ends = list(accumulate(shard.count for shard in index.shards))
-        self._layout = Layout(index.crop)
+        self._shape = index.stored
+        self._layout = Layout(self._shape)
 
     def __len__(self) -> int:
         """Number of samples."""
         return self.index.count
 
     def read(self, sample: int) -> Sample:
-        """The crop, uint8 [D, H, W], and its meta: {"volume": number, "box": [start, stop]}.
+        """The crop, uint8 [C*D, H, W], and its meta: {"volume": number, "box": [start, stop]}.
 
         Raises:
             IndexError: no such sample.
             DataError: the tar is missing, cut off or damaged; names the file and the byte.
         """
-        crop = np.empty(self.index.crop, np.uint8)
+        crop = np.empty(self._shape, np.uint8)
         text = self._fill(sample, crop)
         try:
             return crop, json.loads(text)
@@ -89,15 +90,15 @@ class ShardSet:
 
         Args:
             sample: its number.
-            out: uint8 [D, H, W], contiguous; half filled where an error is raised.
+            out: uint8 [C*D, H, W], contiguous; half filled where an error is raised.
 
         Raises:
             ValueError: ``out`` is of another shape or type.
             IndexError: no such sample.
             DataError: as `read`.
         """
-        if out.shape != self.index.crop or out.dtype.char != "B":  # cheaper than dtype's own ==
-            wanted = f"uint8 {self.index.crop}"
+        if out.shape != self._shape or out.dtype.char != "B":  # cheaper than dtype's own ==
+            wanted = f"uint8 {self._shape}"
             raise ValueError(f"a crop is read into {wanted}, not into {out.dtype} {out.shape}")
         self._fill(sample, out)
 
@@ -139,7 +140,7 @@ class ShardSet:
             what = f"sample {sample} at byte {start} is cut off"
             raise DataError(f"{self._names[number]} ends early: {what}")
         try:
-            text, out[...] = unpack(data, crop=self.index.crop)
+            text, out[...] = unpack(data, crop=self._shape)
         except ValueError as error:
             what = f"{self._names[number]} is damaged: sample {sample} at byte {start}"
             raise DataError(f"{what}: {error}") from None
