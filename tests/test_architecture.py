@@ -18,7 +18,7 @@ FLOORS = [
     {"objectives", "model_card", "figures", "measure"},
     {"scoring"},
     {"prepare", "pretrain", "finetune", "predict", "segment", "evaluate", "export",
-     "import_official", "benchmark"},
+     "import_official", "benchmark", "doctor"},
     {"scaling"},
     {"show", "flags"},
     {"cli", "__main__", "__init__"},
@@ -48,11 +48,13 @@ DOORS = {
     "waterz": {"postprocess"},
     "bioimage_cpp": {"postprocess"},
     "safetensors": {"train.checkpoint"},
+    "wandb": {"train.boards"},
+    "tensorboard": {"train.boards"},
     "rich": {"train.runlog", "scaling.run", "scaling.process"},
 }
 VERBS = (
     "prepare", "pretrain", "finetune", "predict", "segment", "evaluate", "export",
-    "import_official", "benchmark",
+    "import_official", "benchmark", "doctor",
 )  # fmt: skip
 
 

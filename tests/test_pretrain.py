@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tokenunify_scale import load_model
-from tokenunify_scale.config import ConfigError, DataError, build, load_yaml
+from tokenunify_scale.config import ConfigError, build, load_yaml
 from tokenunify_scale.pretrain import Config, plan
 from tokenunify_scale.train.runlog import read_metrics, read_result
 
@@ -21,7 +21,7 @@ def test_a_run_folder_is_complete(pretrained):
     names = {path.name for path in pretrained.iterdir()}
     assert names == {
         "config.yaml", "environment.json", "metrics.jsonl", "checkpoints", "latest",
-        "model.safetensors", "result.json",
+        "model.safetensors", "result.json", "tensorboard",
     }  # fmt: skip
     result = read_result(pretrained)
     assert result["model"] == {"name": "emmamba_atto", "parameters": 477_841}
@@ -63,14 +63,6 @@ def test_a_resumed_run_equals_one_that_never_stopped(pretrained, demo, tmp_path,
     done = tokenunify("pretrain", *words)
     assert done.returncode == 0, done.stderr
     assert losses(out) == whole
-
-
-def test_a_latest_that_names_nothing_is_an_error_not_a_fresh_start(pretrained, tmp_path):
-    from tokenunify_scale.train.checkpoint import latest
-
-    (tmp_path / "latest").write_text("step-00000009\n")
-    with pytest.raises(DataError, match="step-00000009"):
-        latest(tmp_path)
 
 
 def test_a_plan_tells_parameters_and_memory(demo):
@@ -132,3 +124,17 @@ def test_photographs_are_learned_as_one_section_of_three_channels(tmp_path, toke
     assert model(torch.rand(1, 3, 1, 32, 32)).shape == (1, 3, 1, 32, 32)
     refused = tokenunify("pretrain", "--size", "atto", "--shards", shards, "--dry-run")
     assert refused.returncode == 2 and "--recipe pretrain_photographs" in refused.stderr
+
+
+@pytest.mark.slow
+def test_measuring_leaves_a_teachers_network_in_parts(demo, tmp_path, tokenunify):
+    words = ["--size", "atto", "--shards", demo / "shards", "--objective", "byol", "--zero", 3]
+    words += ["--steps", 4, "--global-batch", 2, "--log-every", 1, "--save-every", 2]
+    held_out = ["--held-out", demo / "held_out", "--held-out-every", 1, "--held-out-crops", 2]
+    spec = ["--volumes", "synthetic:seed=6,shape=16x64x64", "--crops", 2, "--crop", "8,32,32"]
+    assert tokenunify("prepare", *spec, "--out", demo / "held_out").returncode == 0
+    for out, more in (("plain", []), ("measured", held_out)):
+        done = tokenunify("pretrain", *words, *more, "--out", tmp_path / out)
+        assert done.returncode == 0, done.stderr
+    records = read_metrics(tmp_path / "measured")
+    assert [r["loss"] for r in records if "loss" in r] == losses(tmp_path / "plain")

@@ -5,9 +5,11 @@ import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tifffile
 import torch
+from PIL import Image
 
 from tokenunify_scale import open_volume
 from tokenunify_scale.cli import main
@@ -34,13 +36,16 @@ def words_of(line):
 def desk(demo, pretrained, finetuned, tokenunify, tmp_path_factory):
     """A folder with everything that the README's commands name."""
     folder = tmp_path_factory.mktemp("desk")
-    raw = open_volume("synthetic:seed=9,shape=250x16x16").read()
-    labels = open_volume("synthetic:seed=9,shape=250x16x16,dataset=labels").read()
+    raw = open_volume("synthetic:seed=9,shape=250x32x32").read()
+    labels = open_volume("synthetic:seed=9,shape=250x32x32,dataset=labels").read()
     write_hdf5(folder / "cube.h5", {"raw": raw, "labels": labels}, attributes=None)
     tifffile.imwrite(folder / "stack.tif", open_volume("synthetic:shape=20x170x170").read())
     shutil.copytree(demo / "shards", folder / "shards")
     (folder / "runs").mkdir()
-    shutil.copytree(pretrained, folder / "runs" / "pretrained")
+    (folder / "photos").mkdir()
+    Image.fromarray(np.zeros((170, 170, 3), np.uint8)).save(folder / "photos" / "1.png")
+    for name in ("pretrained", "mae"):
+        shutil.copytree(pretrained, folder / "runs" / name)
     shutil.copytree(finetuned, folder / "runs" / "tuned")
     shutil.copytree(finetuned, folder / "quickstart" / "model")
     weights, _ = read_weights(finetuned)
@@ -48,7 +53,7 @@ def desk(demo, pretrained, finetuned, tokenunify, tmp_path_factory):
     (folder / "neurons").mkdir()
     for words in (
         ["predict", "--model", "runs/tuned", "--volume", "cube.h5:raw", "--sections", "150:250",
-         "--tile", "16,16,16", "--overlap", "0,0,0", "--out", "runs/affinities"],
+         "--tile", "16,32,32", "--overlap", "0,0,0", "--out", "runs/affinities"],
         ["segment", "--affinities", "runs/affinities", "--out", "runs/neurons"],
         ["segment", "--model", "runs/tuned", "--volume", "stack.tif", "--out", "neurons"],
         ["evaluate", "--segmentation", "runs/neurons", "--labels", "cube.h5:labels",

@@ -16,7 +16,7 @@ from tokenunify_scale.objectives.curriculum import Weights
 from tokenunify_scale.scaling.command import load_study
 from tokenunify_scale.scaling.plan import check, plan
 from tokenunify_scale.scaling.study import RANDOM, objectives_of
-from tokenunify_scale.train.engine import NEVER_IN_A_FILE, ds_config, load_strategy, strategies
+from tokenunify_scale.train.strategy import NEVER_IN_A_FILE, ds_config, load_strategy, strategies
 
 RECIPES = Path(pretrain.__file__).parent / "recipes"
 STRATEGIES = sorted(file.stem for file in strategies().glob("*.json"))

@@ -14,7 +14,9 @@ from typing import Any
 from tokenunify_scale import __version__
 from tokenunify_scale.config import (
     ConfigError,
+    DivergedError,
     Document,
+    Stopped,
     build,
     did_you_mean,
     dump_yaml,
@@ -32,9 +34,10 @@ VERBS = {
     "evaluate": "score and draw a segmentation, or what pretrained networks predict",
     "export": "write a Hugging Face folder",
     "import-official": "turn a checkpoint of the paper's release into a run",
+    "doctor": "look at this machine, or at all hosts of a job, before training",
     "benchmark": "measure the scan, a training step, the loader or the objectives",
 }
-PRINTERS = {"models": "list the networks and what they cost", "status": "show a run folder"}
+PRINTERS = {"models": "list the networks and what they cost", "status": "show how runs stand"}
 
 
 def main(verb: str | None = None, words: Sequence[str] | None = None) -> int:
@@ -45,7 +48,8 @@ def main(verb: str | None = None, words: Sequence[str] | None = None) -> int:
         words: what the user typed; by default the process's own arguments.
 
     Returns:
-        The exit code: 0 done, 2 wrong request, 3 environment, 4 data, 5 diverged.
+        The exit code: 0 done, 2 wrong request, 3 environment, 4 data, 5 diverged, 75 stopped by a
+        signal and can go on.
     """
     typed = list(sys.argv[1:] if words is None else words)
     # DeepSpeed's launcher puts this word before the user's.
@@ -65,9 +69,11 @@ def main(verb: str | None = None, words: Sequence[str] | None = None) -> int:
 
 
 def _say_error(error: Exception) -> None:
-    """One line. A wrong request is the same on all ranks, so one of them says it."""
+    """One line. What is the same on all ranks, as a wrong request is, one of them says."""
     rank = int(os.environ.get("RANK", "0"))
-    if rank == 0 or not isinstance(error, ConfigError):
+    shared = isinstance(error, ConfigError | DivergedError | Stopped)
+    shared = shared or getattr(error, "of_main", False)
+    if rank == 0 or not shared:
         place = f"[rank {rank}] " if rank else ""
         print(f"{place}error: {' '.join(str(error).split())}", file=sys.stderr)
 
@@ -162,9 +168,11 @@ def _models(words: list[str]) -> int:
 
 
 def _status(words: list[str]) -> int:
-    parser = Parser(prog="tokenunify status", description="Show a run folder.")
-    parser.add_argument("run", help="run folder")
-    return _module("show").status(parser.parse_args(words).run)
+    parser = Parser(prog="tokenunify status", description="Show how runs stand.")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder, or a folder of runs")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args(words)
+    return _module("show").status(*options.runs, form="json" if options.json else "text")
 
 
 def _say(verb: str, config: Any, result: dict[str, Any]) -> None:

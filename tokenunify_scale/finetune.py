@@ -1,6 +1,7 @@
 """Fine-tune a network to affinities on a labelled volume, pretrained or from scratch."""
 
 import logging
+import math
 import os
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 
 import torch
 
-from tokenunify_scale.config import ConfigError, Named
+from tokenunify_scale.config import ConfigError, Named, to_dict
 from tokenunify_scale.data.augment import AugmentConfig
 from tokenunify_scale.data.crops import LabelledCrops
 from tokenunify_scale.data.stream import batches
@@ -22,6 +23,7 @@ from tokenunify_scale.models.load import (
     strategy_of,
 )
 from tokenunify_scale.models.published import published
+from tokenunify_scale.models.recompute import recompute
 from tokenunify_scale.objectives import build_objective, needs_labels, out_channels
 from tokenunify_scale.objectives.affinity import AffinityConfig
 from tokenunify_scale.ops import backend
@@ -29,8 +31,10 @@ from tokenunify_scale.registry import MODELS, OBJECTIVES
 from tokenunify_scale.train.checkpoint import Description, read_weights
 from tokenunify_scale.train.engine import join
 from tokenunify_scale.train.job import run_job
-from tokenunify_scale.train.loop import Training, deepspeed_config
+from tokenunify_scale.train.peaks import device_peak
 from tokenunify_scale.train.plan import training_plan
+from tokenunify_scale.train.telemetry import Facts
+from tokenunify_scale.train.training import Training, deepspeed_config
 from tokenunify_scale.volumes.geometry import Triple
 from tokenunify_scale.volumes.volume import open_volume, sections_box
 
@@ -120,9 +124,11 @@ def run(config: Config) -> dict[str, Any]:
     _settings(config, model, world=int(os.environ.get("WORLD_SIZE", "1")))
     world = join()
     settings = _settings(config, model, world=world.size)
-    torch.manual_seed(config.seed)
-    backbone = _network(model, config)
+    with torch.device("meta"):
+        backbone = _network(model, config)
+        objective = build_objective(config.objective, backbone=backbone, seed=config.seed)
     transfer = start_from(backbone, initial) if start else None
+    given = {f"backbone.{n}": initial[n] for n in transfer.loaded} if transfer else None
     if transfer and world.is_main:
         log.info("%s:\n%s", config.init, transfer.table())
     facts: dict[str, Any] = {
@@ -136,7 +142,7 @@ def run(config: Config) -> dict[str, Any]:
             loaded=len(transfer.loaded), new=list(transfer.new), refused=list(transfer.refused)
         )
     return run_job(
-        build_objective(config.objective, backbone=backbone, seed=config.seed),
+        objective,
         partial(batches, crops),
         verb="finetune",
         config=config,
@@ -150,6 +156,16 @@ def run(config: Config) -> dict[str, Any]:
         ),
         environment={"scan": backend.describe(world.device.type)},
         facts=facts,
+        given=given,
+        watched=Facts(
+            steps=config.steps,
+            global_batch=config.global_batch,
+            voxels=math.prod(crop),
+            gmac=cost(network, crop=crop, in_channels=CHANNELS).gmac,
+            peak_tflops=device_peak(world.device, settings),
+            name=config.out.name,
+            config=to_dict(config),
+        ),
     )
 
 
@@ -190,7 +206,9 @@ def _start(config: Config) -> tuple[Named, dict[str, torch.Tensor], Description 
 
 def _network(model: Named, config: Config) -> torch.nn.Module:
     outputs = out_channels(config.objective.name)
-    return build_chosen(model, in_channels=CHANNELS, out_channels=outputs)
+    network = build_chosen(model, in_channels=CHANNELS, out_channels=outputs)
+    recompute(network, config.recompute)
+    return network
 
 
 def _settings(config: Config, model: Named, *, world: int) -> dict[str, Any]:

@@ -10,13 +10,14 @@ from typing import Annotated, Any
 import torch
 from torch import nn
 
-from tokenunify_scale.config import ConfigError, DataError, Named
+from tokenunify_scale.config import ConfigError, DataError, Named, to_dict
 from tokenunify_scale.data.augment import AugmentConfig, unchanged
 from tokenunify_scale.data.stream import Stream, StreamConfig, batches
 from tokenunify_scale.models.count import cost
 from tokenunify_scale.models.emmamba import SIZES
 from tokenunify_scale.models.load import build_chosen, describe, parameters_of, strategy_of
 from tokenunify_scale.models.published import CROP
+from tokenunify_scale.models.recompute import recompute
 from tokenunify_scale.objectives import build_objective, needs_labels
 from tokenunify_scale.objectives.schedule import schedule_text
 from tokenunify_scale.objectives.tokenunify import TokenUnifyConfig
@@ -26,8 +27,10 @@ from tokenunify_scale.tokens.patches import patch_grid
 from tokenunify_scale.train.engine import join
 from tokenunify_scale.train.held_out import HeldOut, micro_batch
 from tokenunify_scale.train.job import run_job
-from tokenunify_scale.train.loop import Training, deepspeed_config
+from tokenunify_scale.train.peaks import device_peak
 from tokenunify_scale.train.plan import training_plan
+from tokenunify_scale.train.telemetry import Facts
+from tokenunify_scale.train.training import Training, deepspeed_config
 from tokenunify_scale.volumes.geometry import Triple
 
 GREY = 1  # channels, where no shards say otherwise
@@ -136,13 +139,10 @@ def run(config: Config) -> dict[str, Any]:
     _check(config, **facts, world=int(os.environ.get("WORLD_SIZE", "1")))
     held_out = _held_out(config, stream)
     world = join()
-    settings, _ = _check(config, **facts, world=world.size)
-    torch.manual_seed(config.seed)
+    settings, objective = _check(config, **facts, world=world.size)
     return run_job(
-        _objective(config, channels=stream.channels),
-        partial(
-            batches, stream, workers=config.data.workers, prefetch=config.data.prefetch
-        ),
+        objective,
+        partial(batches, stream, workers=config.data.workers, prefetch=config.data.prefetch),
         verb="pretrain",
         config=config,
         settings=settings,
@@ -156,6 +156,29 @@ def run(config: Config) -> dict[str, Any]:
         environment={"scan": backend.describe(world.device.type)},
         facts={"shards": list(config.shards)},
         held_out=held_out,
+        watched=_watched(config, objective.backbone, settings, stream=stream, device=world.device),
+    )
+
+
+def _watched(
+    config: Config,
+    network: nn.Module,
+    settings: dict[str, Any],
+    *,
+    stream: Stream,
+    device: torch.device,
+) -> Facts:
+    """What the rates of a run are reckoned from."""
+    patch = getattr(config.objective.options, "patch", None)
+    return Facts(
+        steps=config.steps,
+        global_batch=config.global_batch,
+        voxels=math.prod(stream.crop),
+        tokens=patch and math.prod(patch_grid(stream.crop, patch=patch)),
+        gmac=cost(network, crop=stream.crop, in_channels=stream.channels).gmac,
+        peak_tflops=device_peak(device, settings),
+        name=config.out.name,
+        config=to_dict(config),
     )
 
 
@@ -200,6 +223,7 @@ def _known(config: Config) -> tuple[Triple, int, str]:
 def _objective(config: Config, *, channels: int) -> nn.Module:
     """The objective around a network of as many channels out as in."""
     network = build_chosen(config.model, in_channels=channels, out_channels=channels)
+    recompute(network, config.recompute)
     return build_objective(config.objective, backbone=network, seed=config.seed, channels=channels)
 
 

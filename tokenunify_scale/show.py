@@ -1,11 +1,13 @@
 """What only prints: the registries, the networks, run folders."""
 
 import dataclasses
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
-from tokenunify_scale.config import ConfigError, dump_yaml
+from tokenunify_scale.config import ConfigError
 from tokenunify_scale.registry import MODELS, OBJECTIVES, POSTPROCESS
 
 ROW = " {:>13} {:>9} {:>10} {:>8} {:>6} {:>11}  {}"
@@ -88,22 +90,38 @@ def models(
     return 0
 
 
-def status(run: str) -> int:
-    """Print what a run folder holds: the result, or the last line of the log.
+def status(*runs: Path | str, form: Literal["text", "json"] = "text") -> int:
+    """Print how runs stand, live or finished, from their folders: one in full, several as a table.
+
+    Args:
+        runs: run folders, or folders of them, as of a study.
+        form: json: one object, ``{"runs": [...]}``, of what ``RunState`` holds.
 
     Returns:
         The exit code 0.
 
     Raises:
-        ConfigError: not a run folder.
+        ConfigError: no run folder, and none in it.
     """
-    from tokenunify_scale.train.runlog import read_metrics, read_result
+    from tokenunify_scale.train import standing
+    from tokenunify_scale.train.state import read_state, runs_in
 
-    if not (Path(run) / "config.yaml").is_file():
-        raise ConfigError(f"{run} is not a run folder: it has no config.yaml")
-    result, records = read_result(run), read_metrics(run)
-    state = "finished" if result else "not finished"
-    print(dump_yaml({"run": str(run), "state": state, **(result or {})}), end="")
-    if records and not result:
-        print(dump_yaml({"last": records[-1]}), end="")
+    folders = [folder for run in runs for folder in runs_in(Path(run))]
+    states = [read_state(folder) for folder in folders]
+    if form == "json":
+        plain = {"runs": [dataclasses.asdict(state) for state in states]}
+        print(json.dumps(_finite(plain), indent=1))
+    elif len(states) == 1:
+        print("\n".join(standing.block(states[0])))
+    else:
+        print("\n".join(standing.table(states)))
     return 0
+
+
+def _finite(value: Any) -> Any:
+    """Plain data in which a number that JSON cannot write is None."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

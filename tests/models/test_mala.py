@@ -249,3 +249,16 @@ def test_it_says_how_wide_its_features_are():
     with torch.device("meta"):
         maps = MALA(MALAConfig(widths=(2, 3, 4, 5))).features(torch.empty(1, 1, 29, 214, 214))
     assert tuple(each.shape[1] for each in maps) == model.widths == (2, 3, 4, 5)
+
+
+def test_weights_are_drawn_so_that_the_variance_stays_and_taps_as_published():
+    torch.manual_seed(0)
+    model = MALA(MALAConfig(widths=(8, 16, 32, 64)))
+    for module in model.modules():
+        if isinstance(module, nn.Conv3d):
+            inputs = module.weight[0].numel()
+            expected = (2 / (1 + 0.005**2) / inputs) ** 0.5
+            assert module.weight.std().item() == pytest.approx(expected, rel=0.3)
+            assert module.bias.abs().max() <= inputs**-0.5  # as torch draws it
+        elif isinstance(module, Spread):
+            assert module.weight.std().item() == pytest.approx((2 / 9) ** 0.5, rel=0.2)

@@ -6,9 +6,6 @@ from tokenunify_scale.config import DataError
 from tokenunify_scale.train.checkpoint import (
     WEIGHTS,
     Description,
-    latest,
-    prune,
-    publish,
     read_description,
     read_weights,
     save_weights,
@@ -20,18 +17,6 @@ ABOUT = Description(
     out_channels=3,
     objective="affinity",
 )
-
-
-def checkpoints(run, *steps: int) -> list[str]:
-    tags = [f"step-{step:08d}" for step in steps]
-    for tag in tags:
-        (run / "checkpoints" / tag).mkdir(parents=True)
-        (run / "checkpoints" / tag / "part.pt").write_text("x")
-    return tags
-
-
-def left(run) -> list[str]:
-    return sorted(path.name for path in (run / "checkpoints").iterdir())
 
 
 def test_weights_and_their_description_come_back(tmp_path):
@@ -81,38 +66,3 @@ def test_a_foreign_file_is_named_as_such(tmp_path):
     save_file({"a": torch.rand(2)}, str(tmp_path / WEIGHTS))
     with pytest.raises(DataError, match="not one of ours"):
         read_weights(tmp_path)
-
-
-def test_latest_is_what_was_published_last(tmp_path):
-    assert latest(tmp_path) is None
-    first, second = checkpoints(tmp_path, 5, 10)
-    assert latest(tmp_path) is None  # written, not yet complete on all ranks
-    publish(tmp_path, first)
-    assert latest(tmp_path) == first
-    publish(tmp_path, second)
-    assert latest(tmp_path) == second
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "latest"]
-
-
-def test_a_pointer_to_nothing_is_an_error_and_not_a_fresh_start(tmp_path):
-    publish(tmp_path, "step-00000007")
-    with pytest.raises(DataError, match="names checkpoint 'step-00000007', which is not in"):
-        latest(tmp_path)
-
-
-def test_pruning_keeps_the_newest(tmp_path):
-    tags = checkpoints(tmp_path, 9, 10, 100, 1000, 20000)
-    prune(tmp_path)
-    assert left(tmp_path) == tags[-2:]
-    prune(tmp_path, keep=1)
-    assert left(tmp_path) == tags[-1:]
-    prune(tmp_path, keep=3)
-    assert left(tmp_path) == tags[-1:]
-
-
-def test_pruning_touches_nothing_but_checkpoints(tmp_path):
-    prune(tmp_path)
-    checkpoints(tmp_path, 1, 2, 3)
-    (tmp_path / "checkpoints" / "mine").mkdir()
-    prune(tmp_path, keep=1)
-    assert left(tmp_path) == ["mine", "step-00000003"]

@@ -1,83 +1,66 @@
-from types import SimpleNamespace
+import os
+import signal
 
 import pytest
 import torch
 
-from tokenunify_scale.config import ConfigError
+from tests.train.fake_engine import FakeEngine, counting, fake_train, run_folder
+from tokenunify_scale.config import ConfigError, Stopped
 from tokenunify_scale.train.engine import Step
 from tokenunify_scale.train.held_out import HeldOut, means, micro_batch
-from tokenunify_scale.train.loop import Training, train
-from tokenunify_scale.train.runlog import RunFolder, read_metrics
+from tokenunify_scale.train.runlog import read_metrics
+from tokenunify_scale.train.training import Training
 
 
-class Fake:
-    """An engine whose loss on a batch is the mean of its crops, in training 1."""
-
-    accumulation, micro_batch = 1, 2
-
-    def __init__(self):
-        self.world = SimpleNamespace(rank=0, size=1, is_main=True)
-        self.seen, self.progress = [], []
-
-    def step(self, batches, *, lr, progress):
-        return Step(torch.tensor(1.0), {"random": torch.tensor([1.0, 1.0])}, 0.5)
-
-    def evaluate(self, batch, *, progress):
-        self.seen.append(batch["positions"].tolist())
-        self.progress.append(progress)
-        values = batch["crops"].float().flatten(1).mean(1)
-        return Step(values.mean(), {"random": torch.stack([values.sum(), torch.tensor(2.0)])}, 0.0)
-
-    def save(self, folder, *, tag, state):
-        (folder / tag).mkdir(parents=True, exist_ok=True)
-
-    def load(self, folder, *, tag):
-        return {"step": int(tag.removeprefix("step-"))}
-
-
-def counting(*, start, global_batch, micro, **place):
-    """Crops that hold their position, without end."""
-    while True:
-        positions = torch.arange(start, start + micro)
-        yield {"crops": positions[:, None], "positions": positions}
-        start += micro
-
-
-def run(tmp_path, engine, *, every, steps=5):
-    folder = RunFolder.create(tmp_path, verb="pretrain", config={})
+def run(path, engine, *, every, steps=5):
     held_out = HeldOut(open_batches=counting, crops=4, every=every)
-    training = Training(steps=steps, log_every=2, save_every=2)
-    return train(
-        engine, counting, training=training, run=folder, description="", held_out=held_out
-    )
+    training = Training(steps=steps, log_every=2, save_every=2, global_batch=2)
+    folder = run_folder(path)
+    return fake_train(engine, counting, training=training, run=folder, held_out=held_out)
 
 
 def test_the_same_crops_are_measured_at_both_ends_and_every_so_often(tmp_path):
-    engine = Fake()
+    engine = FakeEngine([1.0] * 5)
     metrics = run(tmp_path, engine, every=3)
     records = read_metrics(tmp_path)
     assert [r["step"] for r in records] == [0, 2, 3, 4, 5]
     assert [r["step"] for r in records if "held_out_loss" in r] == [0, 3, 5]
-    assert engine.seen == [[0, 1], [2, 3]] * 3
-    assert engine.progress == [0, 0, 0.6, 0.6, 1, 1]
+    assert [positions for positions, _ in engine.evaluated] == [[0, 1], [2, 3]] * 3
+    assert [progress for _, progress in engine.evaluated] == [0, 0, 0.6, 0.6, 1, 1]
     assert metrics["held_out_loss"] == metrics["held_out_random"] == 1.5
     assert metrics["loss"] == 1, "what is trained on is told apart"
 
 
 def test_a_run_that_goes_on_measures_what_is_still_due(tmp_path):
-    run(tmp_path, Fake(), every=2)
-    (tmp_path / "latest").write_text("step-00000004\n")
-    engine = Fake()
+    with pytest.raises(KeyError):
+        run(tmp_path, FakeEngine({0: 1.0, 2: 1.0, 4: 1.0, 6: 1.0}.__getitem__), every=2)
+    engine = FakeEngine([1.0])
     run(tmp_path, engine, every=2)
-    assert engine.progress == [1, 1]
+    assert [progress for _, progress in engine.evaluated] == [1, 1]
     assert [r["step"] for r in read_metrics(tmp_path)] == [0, 2, 4, 5]
 
 
 def test_a_run_that_begins_anew_forgets_what_was_measured_before_its_first_step(tmp_path):
-    run(tmp_path, Fake(), every=5)
-    (tmp_path / "latest").unlink()
-    run(tmp_path, Fake(), every=5)
+    with pytest.raises(KeyError):
+        run(tmp_path, FakeEngine({}.__getitem__), every=5)
+    run(tmp_path, FakeEngine([1.0] * 5), every=5)
     assert [r["step"] for r in read_metrics(tmp_path)] == [0, 2, 4, 5]
+
+
+def test_a_signal_ends_the_measurement_and_the_step_before_it_is_saved(tmp_path):
+    class Interrupted(FakeEngine):
+        def evaluate(self, batch, *, progress):
+            found = super().evaluate(batch, progress=progress)
+            if progress == 0.6:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return found
+
+    engine = Interrupted([1.0] * 5)
+    with pytest.raises(Stopped, match="SIGTERM: stopped after step 3 of 5"):
+        run(tmp_path, engine, every=3)
+    assert engine.saved == [2, 3]
+    assert len([1 for _, progress in engine.evaluated if progress == 0.6]) == 1
+    assert "held_out_loss" not in read_metrics(tmp_path)[-1]
 
 
 @pytest.mark.parametrize(

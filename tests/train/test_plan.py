@@ -1,7 +1,7 @@
 import pytest
 
-from tokenunify_scale.train.engine import MICRO, ds_config
 from tokenunify_scale.train.plan import training_plan
+from tokenunify_scale.train.strategy import MICRO, ds_config
 
 GIB = 1 << 30
 

@@ -154,7 +154,7 @@ def test_a_checkpoint_of_another_request_is_not_continued(tmp_path):
     options = {"verb": "pretrain", "changeable": ("log_every",)}
     RunFolder.create(tmp_path, config=config, **options)
     RunFolder.create(tmp_path, config={**config, "seed": 1}, **options)  # nothing learned yet
-    (tmp_path / "latest").write_text("step-00000001\n")
+    (tmp_path / "checkpoints" / "step-00000001").mkdir(parents=True)
     RunFolder.create(tmp_path, config={**config, "seed": 1, "log_every": 5}, **options)
     with pytest.raises(ConfigError, match="seed 1, this one has 2"):
         RunFolder.create(tmp_path, config={**config, "seed": 2}, **options)

@@ -21,6 +21,7 @@ from tokenunify_scale.config.errors import (
     DataError,
     DivergedError,
     HostError,
+    Stopped,
     did_you_mean,
 )
 
@@ -31,6 +32,7 @@ __all__ = [
     "Document",
     "HostError",
     "Named",
+    "Stopped",
     "assign",
     "build",
     "build_named",

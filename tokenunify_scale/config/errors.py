@@ -23,9 +23,15 @@ class DataError(ValueError):
 
 
 class DivergedError(RuntimeError):
-    """Training produced a loss that is not a number."""
+    """Training produced losses that are no numbers or far off, and going back did not help."""
 
     exit_code = 5
+
+
+class Stopped(RuntimeError):
+    """A signal asked the run to stop; it is saved, and goes on when it is started again."""
+
+    exit_code = 75
 
 
 def did_you_mean(word: str, valid: Sequence[str]) -> str:

@@ -131,6 +131,15 @@ class EMmamba(nn.Module):
             for name, modules in parts.items()
         }
 
+    def blocks(self) -> dict[str, list[nn.Module]]:
+        """What may be computed again in the backward pass, by name, finest first of each kind."""
+        named = {f"encoder{i}": [getattr(self, f"encoder{i}")] for i in range(1, 6)}
+        named |= {f"decoder{i}": [getattr(self, f"decoder{i}")] for i in range(1, 6)}
+        stages = zip(self.gscs, self.stages, self.mlps, strict=True)
+        for i, (gsc, layers, mlp) in enumerate(stages, start=1):
+            named |= {f"gsc{i}": [gsc], f"mamba{i}": [*layers], f"mlp{i}": [mlp]}
+        return named
+
     def legal(self, sides: Triple) -> Triple:
         """The smallest sides (z, y, x) at least as large that need no padding.
 

@@ -28,7 +28,4 @@ class InPlaneDouble(Double):
 class InPlaneUp(Up):
     """``Up`` that keeps the sections; parameters and their names are the same."""
 
-    def __init__(self, inputs: int, outputs: int, *, kernel: int = 5) -> None:
-        """``inputs`` channels from below, ``outputs`` from the skip and out."""
-        super().__init__(inputs, outputs, kernel=kernel)
-        self.transp_conv = InPlaneDouble(inputs, outputs)
+    double = InPlaneDouble

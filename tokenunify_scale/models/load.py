@@ -100,7 +100,7 @@ def start_from(model: nn.Module, weights: dict[str, Tensor]) -> Transfer:
     """Copy every tensor whose name and shape fit into a network.
 
     Args:
-        model: gets the weights in place.
+        model: gets the weights in place; of one on the meta device it is only said what fits.
         weights: names to tensors, as ``read_weights`` returns them.
 
     Raises:

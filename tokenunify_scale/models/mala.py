@@ -51,14 +51,23 @@ class MALAConfig:
             raise ValueError(f"widths must be >= 1, got {self.widths}")
 
 
+class Conv(Conv3d):
+    """A convolution without padding, whose weights keep the variance through LeakyReLU."""
+
+    def reset_parameters(self) -> None:
+        """Draw weights as published, and the bias as torch does."""
+        super().reset_parameters()
+        nn.init.kaiming_normal_(self.weight, a=SLOPE)
+
+
 class Pair(nn.Module):
     """Two 3x3x3 convolutions without padding, LeakyReLU after each."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         """All sides shrink by 4."""
         super().__init__()
-        self.conv1 = Conv3d(inputs, outputs, 3)
-        self.conv2 = Conv3d(outputs, outputs, 3)
+        self.conv1 = Conv(inputs, outputs, 3)
+        self.conv2 = Conv(outputs, outputs, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, D, H, W] to [B, outputs, D-4, H-4, W-4]."""
@@ -76,6 +85,10 @@ class Spread(nn.Module):
         """``channels`` in and out."""
         super().__init__()
         self.weight = nn.Parameter(torch.empty(channels, 1, *POOL))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the taps anew."""
         # As published: std 0.47. At the 1 of a fan-in of one voxel, which keeps the variance, three
         # levels make logits so wide that wrong sure answers are hardly unlearned.
         nn.init.kaiming_normal_(self.weight, a=SLOPE)
@@ -94,7 +107,7 @@ class Rise(nn.Module):
         """``inputs`` channels from below, ``outputs`` from the skip and out."""
         super().__init__()
         self.spread = Spread(inputs)
-        self.narrow = Conv3d(inputs, outputs, 1)
+        self.narrow = Conv(inputs, outputs, 1)
         self.pair = Pair(2 * outputs, outputs)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
@@ -123,10 +136,7 @@ class MALA(nn.Module):
         self.down = nn.ModuleList(Pair(i, o) for i, o in zip(inputs, widths, strict=False))
         coarse = widths[::-1]
         self.up = nn.ModuleList(Rise(i, o) for i, o in zip(coarse, coarse[1:], strict=False))
-        self.out = Conv3d(widths[0], out_channels, 1)
-        for module in self.modules():
-            if isinstance(module, Conv3d):
-                nn.init.kaiming_normal_(module.weight, a=SLOPE)
+        self.out = Conv(widths[0], out_channels, 1)
 
     def forward(self, crops: Tensor) -> Tensor:
         """Map crops to maps of their middle in (0, 1).

@@ -37,7 +37,7 @@ class TriOrientedMamba(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw this module's own parameters anew."""
+        """Draw this module's own parameters anew; its two projections reset themselves."""
         inner, kernel = self.conv1d.shape[1:]
         rank, state = self.dt_proj.shape[2], self.A_log.shape[2]
         with torch.no_grad():

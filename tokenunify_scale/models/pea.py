@@ -76,6 +76,10 @@ class PEA(nn.Module):
         # Paper: prints 1.480 M parameters; the published layers, these heads with them, are
         # 1,481,748.
         self.deep = nn.ModuleList(Conv3d(width, config.embedding, 1) for width in coarser)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all convolutions anew; norms reset themselves."""
         initialise(self)
 
     def forward(self, crops: Tensor) -> Tensor:

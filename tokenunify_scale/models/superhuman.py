@@ -156,6 +156,10 @@ class Superhuman(nn.Module):
         self.widths = config.widths  # of the maps of features
         self.trunk = Trunk(config.widths, in_channels=in_channels)
         self.out = Conv3d(config.widths[0], out_channels, 1)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all convolutions anew; norms reset themselves."""
         initialise(self)
 
     def forward(self, crops: Tensor) -> Tensor:

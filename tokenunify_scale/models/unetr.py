@@ -133,6 +133,12 @@ class UNETR(nn.Module):
             parts[part] += module.parameters()
         return parts
 
+    def blocks(self) -> dict[str, list[nn.Module]]:
+        """What may be computed again in the backward pass, by name."""
+        names = ("encoder1", "encoder2", "encoder3", "decoder2", "decoder3", "decoder4", "decoder5")
+        layers = {f"layer{i}": [layer] for i, layer in enumerate(self.layers, start=1)}
+        return {name: [getattr(self, name)] for name in names} | layers
+
     def legal(self, sides: Triple) -> Triple:
         """The smallest multiples of the patch's sides that are at least ``sides``."""
         return round_up(sides, to=self.config.patch)

@@ -5,7 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tokenunify_scale.objectives.corruption import Kind, PrefixConfig, learned_fill, reconstruct
+from tokenunify_scale.objectives.corruption import (
+    NOISE_MEAN,
+    Kind,
+    PrefixConfig,
+    learned_fill,
+    reconstruct,
+)
 from tokenunify_scale.objectives.errors import masked_mean, sample_means
 from tokenunify_scale.objectives.output import LossOutput, part
 from tokenunify_scale.registry import OBJECTIVES
@@ -34,6 +40,11 @@ class Autoregressive(nn.Module):
         super().__init__()
         self.config, self.backbone, self.seed = config, backbone, seed
         self.fill_bias = learned_fill(config.fill, channels=channels, patch=config.patch)
+
+    def reset_rest(self) -> None:
+        """Make the learned patch flat grey, as it begins."""
+        if self.fill_bias is not None:
+            nn.init.constant_(self.fill_bias, NOISE_MEAN)
 
     def forward(self, batch: dict[str, Tensor], *, progress: float) -> LossOutput:
         """Loss of one batch.

@@ -91,6 +91,11 @@ class BYOL(nn.Module):
         self.target_projector = Teacher(self.projector, start=config.momentum)
         self.register_forward_pre_hook(_begin, with_kwargs=True)
 
+    def reset_rest(self) -> None:
+        """Start the targets as what they follow."""
+        self.target.copy_from(self.backbone)
+        self.target_projector.copy_from(self.projector)
+
     def forward(self, batch: dict[str, Tensor], *, progress: float) -> LossOutput:
         """Loss of one batch.
 

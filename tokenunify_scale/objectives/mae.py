@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from tokenunify_scale.objectives.corruption import (
+    NOISE_MEAN,
     CorruptionConfig,
     Kind,
     learned_fill,
@@ -45,6 +46,11 @@ class MAE(nn.Module):
         super().__init__()
         self.config, self.backbone, self.seed = config, backbone, seed
         self.fill_bias = learned_fill(config.fill, channels=channels, patch=config.patch)
+
+    def reset_rest(self) -> None:
+        """Make the learned patch flat grey, as it begins."""
+        if self.fill_bias is not None:
+            nn.init.constant_(self.fill_bias, NOISE_MEAN)
 
     def forward(self, batch: dict[str, Tensor], *, progress: float) -> LossOutput:
         """Loss of one batch.

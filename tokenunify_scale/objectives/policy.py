@@ -77,6 +77,10 @@ class MaskPolicy(nn.Module):
         )
         self.actor = nn.Conv3d(WIDTH, 1, 1, bias=False)  # a shift of all logits changes nothing
         self.critic = nn.Conv3d(WIDTH, 1, 1)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set the read-outs to 0; the convolutions below them reset themselves."""
         for weight in (self.actor.weight, self.critic.weight, self.critic.bias):
             nn.init.zeros_(weight)
 

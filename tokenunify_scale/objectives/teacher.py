@@ -1,6 +1,7 @@
 """A teacher: a copy of a network that follows it as an exponential moving average."""
 
 import math
+from collections.abc import Iterator
 from copy import deepcopy
 
 import torch
@@ -31,6 +32,8 @@ class Teacher(nn.Module):
     would have done had it never stopped, and in the first step of all both are equal.
     """
 
+    drawn = False  # who holds both fills it, by copy_from
+
     def __init__(self, network: nn.Module, *, start: float) -> None:
         """Copy a network, but for parameters that are frozen: these both have in common.
 
@@ -60,6 +63,13 @@ class Teacher(nn.Module):
             return self.network(*inputs)
 
     @torch.no_grad()
+    def copy_from(self, network: nn.Module) -> None:
+        """Be equal to the network that was copied, once both have memory: whole or in shards."""
+        for ours, theirs in self._tensors(network):
+            ours.copy_(theirs)
+        self._copy_buffers(network)
+
+    @torch.no_grad()
     def follow(self, network: nn.Module, *, progress: float) -> None:
         """Move towards a network where a step begins; do nothing within a step.
 
@@ -76,11 +86,17 @@ class Teacher(nn.Module):
             return
         self._seen = progress
         share = 1 - momentum_at(self.start, progress=progress)
-        pairs = zip(self.network.parameters(), network.parameters(), strict=True)
-        for mine, other in pairs:
+        for ours, theirs in self._tensors(network):
+            ours.lerp_(theirs, share)
+        self._copy_buffers(network)
+
+    def _tensors(self, network: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+        """What this rank holds of each parameter that they do not share, and of its original."""
+        for mine, other in zip(self.network.parameters(), network.parameters(), strict=True):
             if mine is not other:
-                for ours, theirs in zip(_shards(mine), _shards(other), strict=True):
-                    ours.lerp_(theirs, share)
+                yield from zip(_shards(mine), _shards(other), strict=True)
+
+    def _copy_buffers(self, network: nn.Module) -> None:
         for mine, other in zip(self.network.buffers(), network.buffers(), strict=True):
             mine.copy_(other)
 

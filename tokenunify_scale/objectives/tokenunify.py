@@ -15,6 +15,7 @@ from tokenunify_scale.models.perceiver import (
     visibility,
 )
 from tokenunify_scale.objectives.corruption import (
+    NOISE_MEAN,
     Corrupted,
     Kind,
     PrefixConfig,
@@ -122,6 +123,11 @@ class TokenUnify(nn.Module):
         for probe in range(PROBES):  # now, not in the middle of a run
             self._weights(probe / PROBES)
 
+    def reset_rest(self) -> None:
+        """Make the learned patch flat grey, as it begins."""
+        if self.fill_bias is not None:
+            nn.init.constant_(self.fill_bias, NOISE_MEAN)
+
     def forward(self, batch: dict[str, Tensor], *, progress: float) -> LossOutput:
         """Loss of one batch.
 
@@ -188,6 +194,11 @@ class TokenUnify(nn.Module):
             "perceiver": self.head(features, visible, **place),
             "dense": patchify(output, patch=patch),
         }
+
+    def weights(self, progress: float) -> dict[str, float]:
+        """Weight of each term at ``progress``, for the log."""
+        weights = self._weights(progress)
+        return {term: getattr(weights, term) for term in self.config.terms}
 
     def _weights(self, progress: float) -> Weights:
         options = self.config.curriculum.options

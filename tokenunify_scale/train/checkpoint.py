@@ -1,8 +1,7 @@
-"""Weight files that describe themselves, and a run's pointer to its newest checkpoint."""
+"""Weight files that describe themselves."""
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -14,7 +13,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tokenunify_scale.config import DataError
-from tokenunify_scale.train.runlog import write_atomically
 
 WEIGHTS = "model.safetensors"
 HEADER = "tokenunify_scale"
@@ -86,30 +84,3 @@ def _describe(file: safe_open, folder: Path | str) -> Description:
         return Description(**json.loads(header))
     except (TypeError, ValueError):
         raise DataError(f"{folder}/{WEIGHTS}: its header is of another version") from None
-
-
-def publish(run: Path, tag: str) -> None:
-    """Point the run's ``latest`` at a checkpoint that is complete on all ranks."""
-    write_atomically(run / "latest", tag + "\n")
-
-
-def latest(run: Path) -> str | None:
-    """The newest complete checkpoint's tag, None where there is none.
-
-    Raises:
-        DataError: ``latest`` names a checkpoint that is not there.
-    """
-    pointer = run / "latest"
-    if not pointer.is_file():
-        return None
-    tag = pointer.read_text().strip()
-    if not (run / "checkpoints" / tag).is_dir():
-        raise DataError(f"{pointer} names checkpoint {tag!r}, which is not in {run}/checkpoints")
-    return tag
-
-
-def prune(run: Path, *, keep: int = 2) -> None:
-    """Delete all but the newest ``keep`` (at least one) checkpoints of a run."""
-    folders = sorted((run / "checkpoints").glob("step-*"))
-    for folder in folders[:-keep]:
-        shutil.rmtree(folder)

@@ -1,11 +1,15 @@
 """Which process this is among how many, and sums over all of them."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,41 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(values)
     return values
+
+
+def on_main(world: World, work: Callable[[], T]) -> T:
+    """Do something on rank 0 alone; all ranks get what came of it. Collective.
+
+    Args:
+        world: this process's place.
+        work: gives something that can be pickled.
+
+    Raises:
+        Exception: on all ranks, what ``work`` raised; on others with the attribute ``of_main``.
+    """
+    if world.size == 1:
+        return work()
+    box: list = [None, None]
+    if world.is_main:
+        try:
+            box[0] = work()
+        except (ValueError, RuntimeError, OSError) as error:
+            box[1] = error
+    dist.broadcast_object_list(box, src=0)
+    found, error = box
+    if error is not None:
+        error.of_main = not world.is_main
+        raise error
+    return found
+
+
+def gather(world: World, value: T) -> list[T]:
+    """What each rank has, by rank, on rank 0; an empty list elsewhere. Collective."""
+    if world.size == 1:
+        return [value]
+    values: list | None = [None] * world.size if world.is_main else None
+    dist.gather_object(value, values, 0)
+    return values or []
 
 
 def barrier() -> None:

@@ -1,23 +1,21 @@
 """The only door to DeepSpeed: one engine for one rank and a thousand, CPU and GPU."""
 
-import json
 import logging
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from tokenunify_scale.config import ConfigError, DataError, HostError, did_you_mean
+from tokenunify_scale.config import DataError, HostError
+from tokenunify_scale.train.construct import Keep, materialise
 from tokenunify_scale.train.distributed import World, barrier, leave, meet, place
 from tokenunify_scale.train.optim import OptimConfig, parameter_groups
-
-MICRO = "train_micro_batch_size_per_gpu"
-OWNED = ("train_batch_size", "gradient_accumulation_steps", "gradient_clipping", "optimizer")
-STAGES = (0, 1, 2, 3)
-NEVER_IN_A_FILE = (*OWNED, "scheduler")
+from tokenunify_scale.train.strategy import MICRO, offload_of
 
 
 class Step(NamedTuple):
@@ -30,99 +28,10 @@ class Step(NamedTuple):
     """Terms as [sum, count]."""
 
     grad_norm: float
-    """Global gradient norm before clipping."""
+    """Global gradient norm before clipping; not finite where the step was refused for it."""
 
-
-def strategies() -> Path:
-    """The folder of ds_configs: inside an installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    inside = package / "ds_configs"
-    return inside if inside.is_dir() else package.parent / "ds_configs"
-
-
-def load_strategy(name: str) -> dict[str, Any]:
-    """A DeepSpeed strategy: a name of ``ds_configs``, or the path of a file of one's own.
-
-    Raises:
-        ConfigError: no such name or file, not JSON, or it holds a key that is derived
-            (batch arithmetic, clipping, optimizer, scheduler), or lacks stage or micro-batch.
-    """
-    path = Path(name) if name.endswith(".json") else strategies() / f"{name}.json"
-    if not path.is_file():
-        names = sorted(file.stem for file in strategies().glob("*.json"))
-        raise ConfigError(f"strategy {name!r}: no file {path}: {did_you_mean(name, names)}")
-    try:
-        strategy = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}: not valid JSON: {error}") from None
-    wrong = [key for key in NEVER_IN_A_FILE if key in strategy]
-    if wrong:
-        raise ConfigError(f"{path} holds {', '.join(wrong)}: these are derived from the run")
-    micro, zero = strategy.get(MICRO), strategy.get("zero_optimization")
-    if not isinstance(micro, int) or micro < 1:
-        raise ConfigError(f"{path}: {MICRO} is {micro!r}, expected the largest that fits, >= 1")
-    if not isinstance(zero, dict) or zero.get("stage") not in STAGES:
-        raise ConfigError(f"{path}: zero_optimization must hold a stage, one of {STAGES}")
-    return strategy
-
-
-def ds_config(
-    strategy: dict[str, Any], *, global_batch: int, clip: float, world: int
-) -> dict[str, Any]:
-    """DeepSpeed's config for a run: the strategy plus batch arithmetic.
-
-    The micro-batch is the largest divisor of a rank's share that the strategy says fits.
-
-    Args:
-        strategy: as ``load_strategy`` returns it.
-        global_batch: crops of one optimizer step over all ranks.
-        clip: largest gradient norm, 0 for none.
-        world: number of ranks.
-
-    Raises:
-        ConfigError: the global batch cannot be shared equally.
-    """
-    if global_batch < 1 or global_batch % world:
-        raise ConfigError(f"global_batch {global_batch} is not a multiple of {world} ranks")
-    share = global_batch // world
-    micro = max(m for m in range(1, share + 1) if share % m == 0 and m <= strategy[MICRO])
-    return {
-        **strategy,
-        MICRO: micro,
-        "train_batch_size": global_batch,
-        "gradient_accumulation_steps": share // micro,
-        "gradient_clipping": float(clip),
-        "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": 10**9,
-    }
-
-
-def with_stage(strategy: dict[str, Any], stage: int | None) -> dict[str, Any]:
-    """The strategy with another ZeRO stage; None leaves it.
-
-    Raises:
-        ConfigError: not a stage.
-    """
-    if stage is None:
-        return strategy
-    if stage not in STAGES:
-        raise ConfigError(f"zero is {stage}, valid: {', '.join(map(str, STAGES))}")
-    return {**strategy, "zero_optimization": {**strategy["zero_optimization"], "stage": stage}}
-
-
-def state_bytes(parameters: int, *, stage: int, world: int) -> dict[str, float]:
-    """Bytes of model state a rank holds: fp32 weights, gradients and AdamW's two moments.
-
-    Activations, buckets and the allocator's slack come on top.
-
-    Source: Rajbhandari et al. 2020 (ZeRO), Fig. 1, for fp32 parameters.
-    """
-    word = 4.0 * parameters
-    return {
-        "parameters": word / (world if stage >= 3 else 1),
-        "gradients": word / (world if stage >= 2 else 1),
-        "optimizer": 2 * word / (world if stage >= 1 else 1),
-    }
+    applied: bool = True
+    """Whether the step was taken."""
 
 
 def join() -> World:
@@ -150,51 +59,154 @@ class Engine:
     """An objective under DeepSpeed: steps, checkpoints, gathered weights."""
 
     def __init__(
-        self, objective: nn.Module, *, optim: OptimConfig, config: dict[str, Any], world: World
+        self,
+        objective: nn.Module,
+        *,
+        optim: OptimConfig,
+        config: dict[str, Any],
+        world: World,
+        seed: int = 0,
+        given: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Wrap the objective; ``config`` is what ``ds_config`` returned."""
+        """Wrap the objective.
+
+        Args:
+            objective: what of it lies on the meta device is drawn here, unit by unit; under ZeRO-3
+                each rank keeps its part of a unit at once, and no rank ever holds the whole.
+            optim: of AdamW.
+            config: what ``ds_config`` returned.
+            world: this process's place.
+            seed: of what is drawn.
+            given: tensors by name, in place of drawn ones.
+        """
+        sharded = config["zero_optimization"]["stage"] == 3
+        keep = _sharder(config, world) if sharded else None
+        materialise(objective, seed=seed, given=given, keep=keep)
         groups = parameter_groups(objective, optim)
         adamw = torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas)
         self.world, self.objective = world, objective
         self.micro_batch = config[MICRO]
         self.accumulation = config["gradient_accumulation_steps"]
         self.stage = config["zero_optimization"]["stage"]
+        self.offload = offload_of(config)
+        narrow = config.get("torch_autocast", {})
+        number = narrow.get("dtype", "bfloat16") if narrow.get("enabled") else "float32"
+        self.precision = {"computed_in": number, "device": world.device.type}
         self._engine, self._optimizer, _, _ = _deepspeed().initialize(
             model=objective, optimizer=adamw, config=config, dist_init_required=False
         )
 
-    def step(self, batches: Sequence[dict[str, Tensor]], *, lr: float, progress: float) -> Step:
-        """One optimizer step over this rank's micro-batches.
+    def step(
+        self,
+        batches: Sequence[dict[str, Tensor]],
+        *,
+        lr: float,
+        progress: float,
+        accept: Callable[[Tensor], bool],
+    ) -> Step:
+        """One optimizer step over this rank's micro-batches, unless it must not be taken.
+
+        A step whose gradient norm is not finite is never taken; nor is one that ``accept`` refuses.
 
         Args:
             batches: each a dict of tensors; ``crops`` uint8 [B, C, D, H, W].
             lr: the step's learning rate.
             progress: share of training done, handed to the objective.
+            accept: called once with this rank's mean loss, after the backward pass; the same
+                answer on all ranks.
         """
         for group in self._optimizer.param_groups:
             group["lr"] = lr
-        loss, parts, norm = torch.zeros((), device=self.world.device), {}, None
-        for batch in batches:
+        # What a forward pass changes beside gradients: statistics of norms.
+        before = [buffer.clone() for buffer in self.objective.buffers()]
+        loss, parts, last = torch.zeros((), device=self.world.device), {}, len(batches) - 1
+        for number, batch in enumerate(batches):
             output = self._engine(self._place(batch), progress=progress)
             self._engine.backward(output.loss)
-            if self.stage == 0 and self._engine.is_gradient_accumulation_boundary():
-                norm = self._norm()  # without ZeRO DeepSpeed clips, but does not tell
-            self._engine.step()
             loss += output.loss.detach() / len(batches)
             for name, value in output.parts.items():
                 parts[name] = parts.get(name, 0) + value
-        norm = self._engine.get_global_grad_norm() if norm is None else norm
-        return Step(loss, parts, float(norm))
+            if number < last:
+                self._engine.step()
+        # Without ZeRO DeepSpeed clips, but does not tell; nor does it refuse.
+        norm = float(self._norm()) if self.stage == 0 else 0.0
+        if accept(loss) and math.isfinite(norm):
+            self._engine.step()
+            norm = norm if self.stage == 0 else float(self._engine.get_global_grad_norm())
+            applied = self.stage == 0 or self._engine.was_step_applied()
+        else:
+            self.skip()
+            applied = False
+        if not applied:
+            self._settle()
+            for buffer, kept in zip(self.objective.buffers(), before, strict=True):
+                buffer.copy_(kept)
+        return Step(loss, parts, norm, applied)
+
+    def skip(self) -> None:
+        """In place of the step after a backward pass: drop its gradients and change nothing else.
+
+        DeepSpeed takes the way it has for gradients that overflow, whatever these are: weights,
+        moments and Adam's count of steps stay, gradients and counters of micro-batches begin anew.
+
+        Source: DeepSpeed 0.19.8, ``step`` in runtime/zero/stage_1_and_2.py and stage3.py.
+        """
+        optimizer, own = self._engine.optimizer, vars(self._engine.optimizer)
+
+        def refuse(**_: Any) -> None:
+            optimizer.overflow = True
+
+        if self.stage == 0:  # plain AdamW knows no overflow: no step, and gradients go as ever
+            instead = {"step": lambda: None}
+        elif self.stage < 3:
+            instead = {"check_grad_overflow": True, "check_overflow": refuse}
+        else:
+            instead = {"_overflow_check_and_loss_scale_update": refuse}
+        kept = {name: own[name] for name in instead if name in own}
+        own.update(instead)
+        try:
+            self._engine.step()
+        finally:
+            for name in instead:
+                del own[name]  # a method of the class is seen again
+            own.update(kept)
+
+    def _settle(self) -> None:
+        """Do what DeepSpeed leaves undone where it refuses a step."""
+        optimizer = self._engine.optimizer
+        for name in ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat"):
+            for flat in getattr(optimizer, name, ()):
+                if flat.grad is not None:  # of an optimizer that is offloaded
+                    flat.grad.zero_()
+        if self.stage == 3:
+            optimizer.grad_partitions_flat_buffer.zero_()
+            if small := optimizer.persistent_parameters:  # kept whole between steps
+                small[0].all_gather(small)
 
     @torch.no_grad()
     def evaluate(self, batch: dict[str, Tensor], *, progress: float) -> Step:
         """The objective on one micro-batch, in evaluation mode and without a gradient."""
+        with self._evaluating():
+            output = self._engine(self._place(batch), progress=progress)
+        return Step(output.loss, output.parts, 0.0)
+
+    @torch.no_grad()
+    def probe(self, batch: dict[str, Tensor], *, progress: float) -> float:
+        """The loss as ``evaluate`` gives it, in fp32: stages round differently in 16 bits."""
+        with self._evaluating():
+            return float(self.objective(self._place(batch), progress=progress).loss)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Evaluation mode; afterwards all is as a training step expects it."""
         self._engine.eval()
         try:
-            output = self._engine(self._place(batch), progress=progress)
+            yield
         finally:
             self._engine.train()
-        return Step(output.loss, output.parts, 0.0)
+            if self.stage == 3:  # DeepSpeed leaves some parameters whole that were in parts
+                self._engine.optimizer.checkpoint_event_prologue()
+                self._engine.optimizer.checkpoint_event_epilogue()
 
     def save(self, folder: Path, *, tag: str, state: dict[str, Any]) -> None:
         """Write a checkpoint of all ranks; complete when this returns on any of them."""
@@ -246,6 +258,22 @@ class Engine:
         device = self.world.device
         placed = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
         return {**placed, "crops": placed["crops"].float() / 255}
+
+
+def _sharder(config: dict[str, Any], world: World) -> Keep:
+    """What takes a filled unit to the device, and leaves this rank its part of it."""
+    first: list[nn.Parameter] = []
+
+    def keep(unit: nn.Module) -> None:
+        for buffer in unit.buffers():  # DeepSpeed leaves these where they are
+            buffer.data = buffer.data.to(world.device)
+        if first:  # one Init for all: each would have its own buffers to disk
+            first[0].convert_to_zero_parameters(param_list=[*unit.parameters()])
+        elif whole := [*unit.parameters()]:
+            _deepspeed().zero.Init(module=unit, config_dict_or_path=config)
+            first.append(whole[0])
+
+    return keep
 
 
 def _deepspeed() -> Any:

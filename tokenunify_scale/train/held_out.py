@@ -31,12 +31,16 @@ class HeldOut:
         """Whether it is measured after ``step`` of ``steps``: every so often, and at both ends."""
         return step % self.every == 0 or step == steps
 
-    def measure(self, engine: Engine, *, progress: float) -> dict[str, float | None]:
+    def measure(
+        self, engine: Engine, *, progress: float, asked: Callable[[], str | None]
+    ) -> dict[str, float | None] | None:
         """Means over all ranks' crops, by name with ``held_out_`` before it; collective.
 
         Args:
             engine: of the run. Nothing in it is changed.
             progress: share of training done; a curriculum weighs the terms of the loss by it.
+            asked: called after each micro-batch; where it answers, the rest is left, and the
+                result is None.
 
         Raises:
             ConfigError: the ranks cannot share the crops.
@@ -47,10 +51,11 @@ class HeldOut:
             start=0, global_batch=self.crops, rank=engine.world.rank, world=world, micro=micro
         )
         try:
-            found = [
-                engine.evaluate(batch, progress=progress)
-                for batch in islice(batches, self.crops // (world * micro))
-            ]
+            found = []
+            for batch in islice(batches, self.crops // (world * micro)):
+                found.append(engine.evaluate(batch, progress=progress))
+                if asked():
+                    return None
         finally:
             batches.close()
         return {PREFIX + name: value for name, value in means(found).items()}

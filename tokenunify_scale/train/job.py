@@ -1,21 +1,24 @@
 """A training job whole: run folder, engine, loop, weights, result."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from tokenunify_scale.config import to_dict
 from tokenunify_scale.train.checkpoint import Description, save_weights
 from tokenunify_scale.train.distributed import World
 from tokenunify_scale.train.engine import Engine
 from tokenunify_scale.train.held_out import HeldOut
-from tokenunify_scale.train.loop import Batches, Training, train
+from tokenunify_scale.train.loop import Batches, train
 from tokenunify_scale.train.runlog import RunFolder
+from tokenunify_scale.train.telemetry import Facts, Telemetry
+from tokenunify_scale.train.training import Training
+from tokenunify_scale.train.watch import Watch
 
 # What a run that goes on may be given anew: how often it writes, and how it is sharded.
-CHANGEABLE = ("log_every", "save_every", "strategy", "zero", "out")
-CHANGEABLE += ("held_out", "held_out_every", "held_out_crops")
+CHANGEABLE = ("telemetry", "recompute", "log_every", "save_every", "strategy", "zero", "out")
+CHANGEABLE += ("held_out", "held_out_every", "held_out_crops", "saves", "guard", "hang_after")
 
 
 def run_job(
@@ -29,12 +32,14 @@ def run_job(
     about: Description,
     environment: dict[str, Any],
     facts: dict[str, Any],
+    watched: Facts,
     held_out: HeldOut | None = None,
+    given: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Any]:
     """Train an objective to the end and leave a finished run folder at ``config.out``.
 
     Args:
-        objective: owns ``backbone``, whose weights are what the run is for.
+        objective: owns ``backbone``, whose weights are what the run is for; on the meta device.
         open_batches: as ``train`` takes it.
         verb: whose run this is.
         config: the verb's config; it also has ``out``.
@@ -43,7 +48,9 @@ def run_job(
         about: what the weights are, for their header.
         environment: what the verb knows of the host beyond versions.
         facts: what the verb adds to result.json.
+        watched: what the rates are reckoned from.
         held_out: what training does not see, and is measured.
+        given: tensors of the objective by name; the others are drawn from the seed.
 
     Returns:
         What result.json holds; {} on ranks other than 0.
@@ -51,7 +58,9 @@ def run_job(
     Raises:
         ConfigError: the folder holds another run.
         DataError: the run's checkpoint cannot be restored.
-        DivergedError: the loss is not finite; what was saved before stays.
+        DivergedError: the loss is not finite, and going back did not help; what was saved stays.
+        HostError: the disk does not take a checkpoint; those before stay.
+        Stopped: a signal asked for it; the run can go on.
     """
     run = RunFolder.create(
         config.out,
@@ -62,16 +71,28 @@ def run_job(
         changeable=CHANGEABLE,
     )
     name = about.model["name"]
-    engine = Engine(objective, optim=config.optim, config=settings, world=world)
-    metrics = train(
-        engine,
-        open_batches,
-        training=config,
-        run=run,
-        description=f"{verb} {name} {about.objective}",
-        held_out=held_out,
-    )
-    weights = engine.weights(objective.backbone)
+    telemetry = Telemetry(config.telemetry, run=run, facts=watched, world=world)
+    with Watch(config.hang_after, rank=world.rank) as watch, telemetry:
+        engine = Engine(
+            objective,
+            optim=config.optim,
+            config=settings,
+            world=world,
+            seed=config.seed,
+            given=given,
+        )
+        metrics = train(
+            engine,
+            open_batches,
+            training=config,
+            run=run,
+            telemetry=telemetry,
+            description=f"{verb} {name} {about.objective}",
+            held_out=held_out,
+            watch=watch,
+        )
+        watch.beat(config.steps, "save")
+        weights = engine.weights(objective.backbone)
     engine.close()
     if not world.is_main:
         return {}

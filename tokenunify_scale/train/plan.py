@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tokenunify_scale.train.engine import MICRO, state_bytes
+from tokenunify_scale.train.strategy import MICRO, state_bytes
 
 GIB = 1 << 30
 BACKWARD = 3  # a training step computes about three forward passes

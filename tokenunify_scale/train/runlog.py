@@ -6,7 +6,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib import metadata
@@ -72,7 +72,7 @@ class RunFolder:
         other = json.loads(facts.read_text()).get("verb")
         if other != self.verb:
             raise ConfigError(f"{self.path} is a run of {other}: give {self.verb} another --out")
-        if changeable is None or not (self.path / "latest").is_file():
+        if changeable is None or not any((self.path / "checkpoints").glob("*step-*")):
             return
         before, now = load_yaml(known), to_dict(config)
         keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
@@ -186,6 +186,7 @@ def track(
     total: int | None = None,
     unit: str = "step",
     enabled: bool = True,
+    note: Callable[[], str] = str,
 ) -> Iterator[T]:
     """Iterate with progress on stderr: a bar on a terminal, else a line now and then.
 
@@ -195,17 +196,20 @@ def track(
         total: number of items, where ``items`` has no length.
         unit: what one item is.
         enabled: False on ranks other than 0.
+        note: what to say beside it, asked whenever it is drawn.
     """
     total = len(items) if total is None and hasattr(items, "__len__") else total
     if not enabled:
         yield from items
     elif sys.stderr.isatty():
-        yield from _bar(items, description, total, unit)
+        yield from _bar(items, description, total, unit, note)
     else:
-        yield from _lines(items, description, total, unit)
+        yield from _lines(items, description, total, unit, note)
 
 
-def _bar(items: Iterable[T], description: str, total: int | None, unit: str) -> Iterator[T]:
+def _bar(
+    items: Iterable[T], description: str, total: int | None, unit: str, note: Callable[[], str]
+) -> Iterator[T]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -223,13 +227,19 @@ def _bar(items: Iterable[T], description: str, total: int | None, unit: str) -> 
         def render(self, task: Task) -> Text:
             return Text(f"{task.speed:.3g} {unit}/s" if task.speed else "")
 
+    class Note(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(note())
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate())
-    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), Note())
     with Progress(*columns, *times, console=Console(stderr=True)) as progress:
         yield from progress.track(items, total=total, description=description)
 
 
-def _lines(items: Iterable[T], description: str, total: int | None, unit: str) -> Iterator[T]:
+def _lines(
+    items: Iterable[T], description: str, total: int | None, unit: str, note: Callable[[], str]
+) -> Iterator[T]:
     start = said = time.monotonic()
     for done, item in enumerate(items, start=1):
         yield item
@@ -238,5 +248,6 @@ def _lines(items: Iterable[T], description: str, total: int | None, unit: str) -
             rate = done / (now - start)
             left = f", {(total - done) / rate:.0f} s left" if total else ""
             of = f"/{total}" if total else ""
-            print(f"{description}: {done}{of}, {rate:.2f} {unit}/s{left}", file=sys.stderr)
+            words = ", ".join(filter(None, (f"{rate:.2f} {unit}/s{left}", note())))
+            print(f"{description}: {done}{of}, {words}", file=sys.stderr)
             said = now
