@@ -220,11 +220,11 @@ def _known(config: Config) -> tuple[Triple, int, str]:
     return stream.crop, stream.channels, data
 
 
-def _objective(config: Config, *, channels: int) -> nn.Module:
-    """The objective around a network of as many channels out as in."""
+def _network(config: Config, *, channels: int) -> nn.Module:
+    """A network of as many channels out as in."""
     network = build_chosen(config.model, in_channels=channels, out_channels=channels)
     recompute(network, config.recompute)
-    return build_objective(config.objective, backbone=network, seed=config.seed, channels=channels)
+    return network
 
 
 def _check(
@@ -239,14 +239,16 @@ def _check(
     if needs_labels(name):
         raise ConfigError(f"objective {name!r} needs labels: use finetune")
     with torch.device("meta"), torch.no_grad():
-        objective = _objective(config, channels=channels)
-        network = objective.backbone
+        network = _network(config, channels=channels)
         if any(network.margin):
             raise ConfigError(
                 f"{config.model.name} predicts {network.margin} voxels less than it sees on either "
                 "side: it has no output for the patches there, so it can only be fine-tuned"
             )
         network(torch.empty(1, channels, *crop))
+        objective = build_objective(
+            config.objective, backbone=network, seed=config.seed, channels=channels
+        )
     if (patch := getattr(options, "patch", None)) is not None:
         _check_patches(options, name=name, crop=crop, patch=patch)
     if config.held_out:

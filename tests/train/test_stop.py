@@ -13,6 +13,14 @@ from tokenunify_scale.train.stop import SIGNALS, Stop, name_of
 ALONE = World(0, 1, 0, torch.device("cpu"))
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_as_in_a_terminal():
+    """In the background of a shell, where these tests may run, SIGINT is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def send(number):
     """A signal to this process, whose handler has run when this returns."""
     os.kill(os.getpid(), number)
