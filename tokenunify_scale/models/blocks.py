@@ -90,12 +90,12 @@ class Residual(nn.Module):
 class Up(nn.Module):
     """Double all sides, concatenate the skip feature, and refine. Source: Fig. 8."""
 
-    double = Double
+    doubling = Double
 
     def __init__(self, inputs: int, outputs: int, *, kernel: int = 5) -> None:
         """``inputs`` channels from below, ``outputs`` from the skip and out."""
         super().__init__()
-        self.transp_conv = self.double(inputs, outputs)
+        self.transp_conv = self.doubling(inputs, outputs)
         self.conv_block = Residual(2 * outputs, outputs, kernel=kernel)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:

@@ -28,4 +28,4 @@ class InPlaneDouble(Double):
 class InPlaneUp(Up):
     """``Up`` that keeps the sections; parameters and their names are the same."""
 
-    double = InPlaneDouble
+    doubling = InPlaneDouble
