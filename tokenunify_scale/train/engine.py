@@ -12,10 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from tokenunify_scale.config import DataError, HostError
+from tokenunify_scale.train.atoms import ORDER, read_save
 from tokenunify_scale.train.construct import Keep, materialise
 from tokenunify_scale.train.distributed import World, barrier, leave, meet, place
 from tokenunify_scale.train.optim import OptimConfig, parameter_groups
+from tokenunify_scale.train.portable import restore
 from tokenunify_scale.train.strategy import MICRO, offload_of
+from tokenunify_scale.train.zero import Filler, in_parts, refuse, settle
 
 
 class Step(NamedTuple):
@@ -84,7 +87,7 @@ class Engine:
         materialise(objective, seed=seed, given=given, keep=keep)
         groups = parameter_groups(objective, optim)
         adamw = torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas)
-        self.world, self.objective = world, objective
+        self.world, self.objective, self._settings = world, objective, config
         self.micro_batch = config[MICRO]
         self.accumulation = config["gradient_accumulation_steps"]
         self.stage = config["zero_optimization"]["stage"]
@@ -92,6 +95,8 @@ class Engine:
         narrow = config.get("torch_autocast", {})
         number = narrow.get("dtype", "bfloat16") if narrow.get("enabled") else "float32"
         self.precision = {"computed_in": number, "device": world.device.type}
+        parts = config["zero_optimization"].get("sub_group_size") if sharded else None
+        self.layout = {"world": world.size, "stage": self.stage, "sub_group_size": parts}
         self._engine, self._optimizer, _, _ = _deepspeed().initialize(
             model=objective, optimizer=adamw, config=config, dist_init_required=False
         )
@@ -135,53 +140,13 @@ class Engine:
             norm = norm if self.stage == 0 else float(self._engine.get_global_grad_norm())
             applied = self.stage == 0 or self._engine.was_step_applied()
         else:
-            self.skip()
+            refuse(self._engine, stage=self.stage)
             applied = False
         if not applied:
-            self._settle()
+            settle(self._engine.optimizer, stage=self.stage)
             for buffer, kept in zip(self.objective.buffers(), before, strict=True):
                 buffer.copy_(kept)
         return Step(loss, parts, norm, applied)
-
-    def skip(self) -> None:
-        """In place of the step after a backward pass: drop its gradients and change nothing else.
-
-        DeepSpeed takes the way it has for gradients that overflow, whatever these are: weights,
-        moments and Adam's count of steps stay, gradients and counters of micro-batches begin anew.
-
-        Source: DeepSpeed 0.19.8, ``step`` in runtime/zero/stage_1_and_2.py and stage3.py.
-        """
-        optimizer, own = self._engine.optimizer, vars(self._engine.optimizer)
-
-        def refuse(**_: Any) -> None:
-            optimizer.overflow = True
-
-        if self.stage == 0:  # plain AdamW knows no overflow: no step, and gradients go as ever
-            instead = {"step": lambda: None}
-        elif self.stage < 3:
-            instead = {"check_grad_overflow": True, "check_overflow": refuse}
-        else:
-            instead = {"_overflow_check_and_loss_scale_update": refuse}
-        kept = {name: own[name] for name in instead if name in own}
-        own.update(instead)
-        try:
-            self._engine.step()
-        finally:
-            for name in instead:
-                del own[name]  # a method of the class is seen again
-            own.update(kept)
-
-    def _settle(self) -> None:
-        """Do what DeepSpeed leaves undone where it refuses a step."""
-        optimizer = self._engine.optimizer
-        for name in ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat"):
-            for flat in getattr(optimizer, name, ()):
-                if flat.grad is not None:  # of an optimizer that is offloaded
-                    flat.grad.zero_()
-        if self.stage == 3:
-            optimizer.grad_partitions_flat_buffer.zero_()
-            if small := optimizer.persistent_parameters:  # kept whole between steps
-                small[0].all_gather(small)
 
     @torch.no_grad()
     def evaluate(self, batch: dict[str, Tensor], *, progress: float) -> Step:
@@ -204,21 +169,32 @@ class Engine:
             yield
         finally:
             self._engine.train()
-            if self.stage == 3:  # DeepSpeed leaves some parameters whole that were in parts
-                self._engine.optimizer.checkpoint_event_prologue()
-                self._engine.optimizer.checkpoint_event_epilogue()
+            in_parts(self._engine.optimizer, stage=self.stage)
 
     def save(self, folder: Path, *, tag: str, state: dict[str, Any]) -> None:
         """Write a checkpoint of all ranks; complete when this returns on any of them."""
+        if self.stage == 0:  # the one stage whose files do not say which state is whose
+            names = {p: name for name, p in self.objective.named_parameters()}
+            groups = self._optimizer.param_groups
+            state = {**state, ORDER: [names[p] for group in groups for p in group["params"]]}
         self._engine.save_checkpoint(str(folder), tag=tag, client_state=state, save_latest=False)
         barrier()
 
-    def load(self, folder: Path, *, tag: str) -> dict[str, Any]:
+    def load(self, folder: Path, *, tag: str, alike: bool = True) -> dict[str, Any]:
         """Restore weights and optimizer from a checkpoint, and return the state saved with it.
 
+        Args:
+            folder: where checkpoints are.
+            tag: which one.
+            alike: whether an engine of the same ``layout`` saved it: then each rank reads its own
+                file. Otherwise all ranks read all files, one parameter at a time.
+
         Raises:
-            DataError: DeepSpeed finds no usable checkpoint there, or one of another world size.
+            ConfigError: this run's config cannot take up a checkpoint that is not alike.
+            DataError: it is damaged, of another network, or of a kind that cannot be restored.
         """
+        if not alike:
+            return self._load_other(folder / tag)
         try:
             path, state = self._engine.load_checkpoint(str(folder), tag=tag)
         except Exception as error:  # DeepSpeed raises bare classes of many kinds here
@@ -227,6 +203,23 @@ class Engine:
         if path is None:
             raise DataError(f"checkpoint {folder / tag} cannot be restored: nothing was read")
         return state
+
+    def _load_other(self, folder: Path) -> dict[str, Any]:
+        """Restore what another number of ranks saved, or another stage."""
+        saved = read_save(folder)
+        filler = Filler(
+            self._engine.optimizer,
+            stage=self.stage,
+            rank=self.world.rank,
+            step=saved.step() if self.stage else None,
+            utils=_deepspeed().utils,
+        )
+        with filler:
+            restore(saved, self.objective, settings=self._settings, place=filler.place)
+        for name, count in saved.counts.items():
+            setattr(self._engine, name, count)
+        barrier()
+        return saved.state
 
     def weights(self, module: nn.Module) -> dict[str, Tensor]:
         """Whole parameters and buffers of a part of the objective, on rank 0's CPU; {} elsewhere.

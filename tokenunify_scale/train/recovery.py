@@ -25,6 +25,7 @@ from tokenunify_scale.train.saves import (
     step_of,
     sweep,
     tag_of,
+    warn,
 )
 from tokenunify_scale.train.training import Training
 
@@ -105,7 +106,7 @@ class Recovery:
                     loss=_finite(loss),
                     measured_on="training" if held_out is None else "held_out",
                     probe=_finite(probe),
-                    facts=engine.precision,
+                    facts={"precision": engine.precision, "layout": engine.layout},
                     parts=parts,
                 )
         barrier()
@@ -149,7 +150,16 @@ class Recovery:
         """Restore a save, check it, and make it the newest."""
         engine, folder = self._engine, self._run.path / CHECKPOINTS
         manifest = on_main(engine.world, lambda: read_manifest(folder / tag))
-        state = engine.load(folder, tag=tag)
+        then = manifest and manifest.facts.get("layout")
+        alike = then in (None, engine.layout)
+        if engine.world.is_main and not alike:
+            changed = ", ".join(
+                f"{name} {then.get(name)} -> {now}"
+                for name, now in engine.layout.items()
+                if then.get(name) != now
+            )
+            warn(f"{folder / tag} is laid out anew: {changed}")
+        state = engine.load(folder, tag=tag, alike=alike)
         step = self.saved = state["step"]
         if "guard" in state:  # saves of earlier versions have none
             self.guard.load_state_dict(state["guard"], streak=streak)
@@ -160,7 +170,8 @@ class Recovery:
 
     def _check(self, manifest: Manifest, *, step: int, where: Path) -> None:
         """Refuse to go on from what does not compute what was saved."""
-        found, same = self._measure_probe(step), manifest.facts == self._engine.precision
+        found = self._measure_probe(step)
+        same = manifest.facts.get("precision") == self._engine.precision
         if not math.isclose(found, manifest.probe, rel_tol=SAME if same else OTHER):
             raise DataError(
                 f"{where} was restored, but its loss on the first crops is {found:.7g}, and "

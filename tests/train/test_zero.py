@@ -1,4 +1,4 @@
-"""A step that is not taken leaves no trace: the run goes on as one that never saw its batch."""
+"""A step that is not taken leaves no trace; a checkpoint goes on at other stages and worlds."""
 
 import json
 import os
@@ -7,12 +7,6 @@ import subprocess
 import sys
 
 import pytest
-
-from tokenunify_scale.train.engine import Engine
-
-pytestmark = pytest.mark.skipif(
-    not hasattr(Engine, "skip"), reason="the engine cannot skip a step yet"
-)
 
 # Each ZeRO stage trains for five steps of two micro-batches: once as it is, and once for each way
 # in which a batch can be bad, with a bad step before the first and before the fourth.
@@ -117,7 +111,84 @@ torch.distributed.destroy_process_group()
 """
 
 
-def run_ranks(count):
+# A small training at each ZeRO stage, saved after three of its five steps; or, where worlds are
+# named that did so, all of their saves taken up by engines of other weights at each stage.
+MOVED = """
+import json, sys, warnings
+from pathlib import Path
+import torch
+from torch import nn
+from tokenunify_scale.objectives.output import LossOutput
+from tokenunify_scale.train.distributed import sum_over_ranks
+from tokenunify_scale.train.engine import Engine, join
+from tokenunify_scale.train.strategy import MICRO, ds_config
+from tokenunify_scale.train.optim import OptimConfig
+
+warnings.simplefilter("ignore")
+OPTIM = OptimConfig(lr=0.1, clip=0.5, weight_decay=0.3)
+
+class Objective(nn.Module):
+    def __init__(self, seed):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.backbone = nn.Sequential(nn.Linear(4, 7), nn.LayerNorm(7), nn.Linear(7, 4))
+        self.backbone[0].bias.requires_grad_(False)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, batch, *, progress):
+        self.seen.fill_(progress)
+        found = self.backbone(batch["crops"].flatten(1))
+        return LossOutput((found - batch["target"]).square().mean(), {})
+
+def engine_of(stage, seed, **zero):
+    zero = {"stage": stage, "stage3_param_persistence_threshold": 5, **zero}
+    strategy = {MICRO: 3, "zero_optimization": zero}
+    config = ds_config(strategy, global_batch=6, clip=OPTIM.clip, world=world.size)
+    return Engine(Objective(seed), optim=OPTIM, config=config, world=world)
+
+def go(engine, steps):
+    losses = []
+    for number in steps:
+        draw = torch.Generator().manual_seed(number)
+        crops = torch.randint(0, 256, (6, 1, 1, 2, 2), dtype=torch.uint8, generator=draw)
+        target = 5 * torch.rand(6, 4, generator=draw)
+        own = torch.arange(6).chunk(world.size)[world.rank].split(engine.micro_batch)
+        batches = [{"crops": crops[part], "target": target[part]} for part in own]
+        step = engine.step(batches, lr=0.05, progress=number / 5, accept=lambda loss: True)
+        losses.append(float(sum_over_ranks(step.loss.double())) / world.size)
+    return losses
+
+def whole(engine):
+    return engine.weights(engine.objective)
+
+world, folder, sources = join(), Path(sys.argv[1]), sys.argv[2:]
+for stage in (0, 1, 2, 3):
+    if not sources:
+        engine, mine = engine_of(stage, 0), f"w{world.size}s{stage}"
+        go(engine, range(3))
+        engine.save(folder, tag=mine, state={"step": 3})
+        then = whole(engine)
+        report = [then, go(engine, range(3, 5)), whole(engine)]
+        if world.is_main:
+            torch.save(report, folder / f"{mine}.bin")
+    for source in sources:
+        engine = engine_of(stage, 1, sub_group_size=20)
+        state = engine.load(folder, tag=source, alike=False)
+        then, now = torch.load(folder / f"{source}.bin"), whole(engine)
+        losses, end = go(engine, range(3, 5)), whole(engine)
+        if world.is_main:
+            report = {"stage": stage, "bad": source, "step": state["step"]}
+            report["restored"] = all(torch.equal(now[name], then[0][name]) for name in now)
+            report["names"] = sorted(now)
+            pairs = zip(losses, then[1])
+            report["losses"] = max(abs(a / b - 1) for a, b in pairs)
+            report["weights"] = max((end[n] - then[2][n]).abs().max().item() for n in end)
+            print("REPORT " + json.dumps(report), flush=True)
+torch.distributed.destroy_process_group()
+"""
+
+
+def run_ranks(count, script=SCRIPT, *words):
     """Reports of all ranks by (stage, way of being bad)."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -126,7 +197,7 @@ def run_ranks(count):
     environment = {**os.environ, **place, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", SCRIPT],
+            [sys.executable, "-c", script, *map(str, words)],
             env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
@@ -177,3 +248,26 @@ def test_a_step_that_is_not_taken_leaves_no_trace(alone, stage, bad, finite):
 def test_one_ranks_bad_batch_is_skipped_by_all(two, stage, bad, finite):
     assert len(two[stage, bad]) == 2
     check(two[stage, bad], finite=finite)
+
+
+def check_moved(reports, sources):
+    assert set(reports) == {(stage, source) for stage in range(4) for source in sources}
+    for [report] in reports.values():
+        assert report["restored"] and report["step"] == 3 and len(report["names"]) == 7, report
+        assert report["losses"] < 1e-6 and report["weights"] < 1e-5, report
+
+
+def saves_of(world):
+    return [f"w{world}s{stage}" for stage in range(4)]
+
+
+def test_a_checkpoint_goes_on_at_another_stage_as_it_would_have_at_its_own(tmp_path):
+    run_ranks(1, MOVED, tmp_path)
+    check_moved(run_ranks(1, MOVED, tmp_path, *saves_of(1)), saves_of(1))
+
+
+@pytest.mark.slow
+def test_a_checkpoint_goes_on_with_more_ranks_and_with_fewer(tmp_path):
+    run_ranks(2, MOVED, tmp_path)
+    for world in (1, 3):
+        check_moved(run_ranks(world, MOVED, tmp_path, *saves_of(2)), saves_of(2))
