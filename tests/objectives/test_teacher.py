@@ -107,6 +107,32 @@ def test_it_can_be_made_equal_again_to_the_network_that_was_copied():
     assert teacher.network[0].bias is online[0].bias
 
 
+def test_after_a_step_that_was_not_taken_it_does_not_follow_twice():
+    online = network()
+    teacher = Teacher(online, start=0.5)
+    move(online)
+    teacher.follow(online, progress=0.1)
+    once = teacher.network[0].weight.clone()
+    for progress in (0.2, 0.3):
+        teacher.refused()
+        teacher.follow(online, progress=progress)
+        assert torch.equal(teacher.network[0].weight, once)
+    teacher.follow(online, progress=0.4)
+    assert not torch.equal(teacher.network[0].weight, once)
+
+
+def test_where_a_run_goes_back_to_the_step_it_failed_at_it_follows_again():
+    online = network()
+    teacher = Teacher(online, start=0.5)
+    move(online)
+    teacher.follow(online, progress=0.1)
+    once = teacher.network[0].weight.clone()
+    teacher.refused()
+    teacher.restored()
+    teacher.follow(online, progress=0.1)
+    assert not torch.equal(teacher.network[0].weight, once)
+
+
 @pytest.mark.parametrize("start", [-0.1, 1.1])
 def test_a_momentum_outside_0_to_1_is_refused(start):
     with pytest.raises(ValueError, match="must be in"):

@@ -52,6 +52,15 @@ class Teacher(nn.Module):
         self.network = deepcopy(network, common).requires_grad_(False).eval()
         self.start = start
         self._seen: float | None = None
+        self._owes = True  # a step to follow: not where the one before was not taken
+
+    def refused(self) -> None:
+        """Know that the step was not taken: the network is as it was, and was followed already."""
+        self._owes = False
+
+    def restored(self) -> None:
+        """Know that the weights are those of a checkpoint: the first step from there follows."""
+        self._seen, self._owes = None, True
 
     def train(self, mode: bool = True) -> "Teacher":
         """Stay in evaluation mode, whatever the objective is in."""
@@ -85,6 +94,9 @@ class Teacher(nn.Module):
         if progress == self._seen:
             return
         self._seen = progress
+        if not self._owes:
+            self._owes = True
+            return
         share = 1 - momentum_at(self.start, progress=progress)
         for ours, theirs in self._tensors(network):
             ours.lerp_(theirs, share)

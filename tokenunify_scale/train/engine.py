@@ -75,7 +75,9 @@ class Engine:
 
         Args:
             objective: what of it lies on the meta device is drawn here, unit by unit; under ZeRO-3
-                each rank keeps its part of a unit at once, and no rank ever holds the whole.
+                each rank keeps its part of a unit at once, and no rank ever holds the whole. Its
+                modules that have a method ``refused`` or ``restored`` are told so, of a step that
+                was not taken and of a checkpoint.
             optim: of AdamW.
             config: what ``ds_config`` returned.
             world: this process's place.
@@ -146,6 +148,7 @@ class Engine:
             settle(self._engine.optimizer, stage=self.stage)
             for buffer, kept in zip(self.objective.buffers(), before, strict=True):
                 buffer.copy_(kept)
+            self._tell("refused")
         return Step(loss, parts, norm, applied)
 
     @torch.no_grad()
@@ -193,8 +196,11 @@ class Engine:
             ConfigError: this run's config cannot take up a checkpoint that is not alike.
             DataError: it is damaged, of another network, or of a kind that cannot be restored.
         """
-        if not alike:
-            return self._load_other(folder / tag)
+        state = self._load_alike(folder, tag) if alike else self._load_other(folder / tag)
+        self._tell("restored")
+        return state
+
+    def _load_alike(self, folder: Path, tag: str) -> dict[str, Any]:
         try:
             path, state = self._engine.load_checkpoint(str(folder), tag=tag)
         except Exception as error:  # DeepSpeed raises bare classes of many kinds here
@@ -240,6 +246,12 @@ class Engine:
     def close(self) -> None:
         """Leave the job."""
         leave()
+
+    def _tell(self, what: str) -> None:
+        """Call a method of all parts of the objective that have it, such as a teacher's."""
+        for module in self.objective.modules():
+            if (told := getattr(module, what, None)) is not None:
+                told()
 
     def _norm(self) -> Tensor:
         """Norm of the gradients, which every rank holds whole and averaged."""
