@@ -21,6 +21,7 @@ FLOORS = [
      "import_official", "benchmark", "doctor"},
     {"scaling"},
     {"show", "flags"},
+    {"launch"},
     {"cli", "__main__", "__init__"},
 ]
 # fmt: on
@@ -54,7 +55,7 @@ DOORS = {
 }
 VERBS = (
     "prepare", "pretrain", "finetune", "predict", "segment", "evaluate", "export",
-    "import_official", "benchmark", "doctor",
+    "import_official", "benchmark", "doctor", "launch",
 )  # fmt: skip
 
 

@@ -50,6 +50,7 @@ def desk(demo, pretrained, finetuned, tokenunify, tmp_path_factory):
     shutil.copytree(finetuned, folder / "quickstart" / "model")
     weights, _ = read_weights(finetuned)
     torch.save({"model": to_official(weights)}, folder / "checkpoint.pth")
+    (folder / "hosts").write_text("localhost slots=2\n")
     (folder / "neurons").mkdir()
     for words in (
         ["predict", "--model", "runs/tuned", "--volume", "cube.h5:raw", "--sections", "150:250",
@@ -87,4 +88,6 @@ def test_a_command_can_be_done(line, desk, monkeypatch, capsys):
     }.get(words[0], [])
     if "--dataset" in words:  # it is far away
         small += ["--source", "stack.tif"]
-    assert main(words=[*words, *small, "--dry-run"]) == 0, capsys.readouterr().err
+    end = words.index("--") if "--" in words else len(words)  # behind it: another command's words
+    asked = [*words[:end], *small, "--dry-run", *words[end:]]
+    assert main(words=asked) == 0, capsys.readouterr().err

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,19 +17,24 @@ from tokenunify_scale.config import (
     ConfigError,
     DivergedError,
     Document,
+    HostError,
     Stopped,
     build,
     did_you_mean,
     dump_yaml,
     to_dict,
 )
-from tokenunify_scale.flags import Parser, parser_of, request
+from tokenunify_scale.flags import Parser, add_slurm_options, parser_of, request
 from tokenunify_scale.train.allocator import keep_freed_memory
+from tokenunify_scale.train.leash import take_leash
+from tokenunify_scale.train.ranks import seat_of
+from tokenunify_scale.train.sbatch import Batch, sbatch_text
 
 VERBS = {
     "prepare": "cut volumes into shards of training crops",
     "pretrain": "learn from unlabelled crops",
     "finetune": "learn affinities from a labelled volume",
+    "launch": "start a training on many ranks, and again when it crashes",
     "predict": "turn a volume into affinities",
     "segment": "turn affinities, or a volume and a model, into neurons",
     "evaluate": "score and draw a segmentation, or what pretrained networks predict",
@@ -56,21 +62,29 @@ def main(verb: str | None = None, words: Sequence[str] | None = None) -> int:
     typed = [word for word in typed if not word.startswith(("--local_rank=", "--local-rank="))]
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     keep_freed_memory()
+    leash, code = None, 1
     try:
-        return _dispatch([verb, *typed] if verb else typed)
+        leash = take_leash(os.environ, rank=seat_of(os.environ).rank)
+        code = _dispatch([verb, *typed] if verb else typed)
     except (ValueError, RuntimeError, OSError) as error:
-        code = getattr(error, "exit_code", 4 if isinstance(error, OSError) else None)
-        if code is None:
+        known = getattr(error, "exit_code", 4 if isinstance(error, OSError) else None)
+        if known is None:
             raise
+        code = known
         _say_error(error)
-        return code
     except KeyboardInterrupt:
-        return 130
+        code = 130
+    finally:
+        if leash:
+            leash.tell(code)
+    return code
 
 
 def _say_error(error: Exception) -> None:
     """One line. What is the same on all ranks, as a wrong request is, one of them says."""
-    rank = int(os.environ.get("RANK", "0"))
+    rank = 0
+    with suppress(HostError):
+        rank = seat_of(os.environ).rank
     shared = isinstance(error, ConfigError | DivergedError | Stopped)
     shared = shared or getattr(error, "of_main", False)
     if rank == 0 or not shared:
@@ -108,7 +122,9 @@ def _run_verb(verb: str, words: list[str]) -> int:
         _module("show").choices(module.Config)
         return 0
     document = request(module.Config, options)
-    if verb == "segment" and (options.model or options.volume):
+    if getattr(options, "slurm", None):
+        _write_batch(verb, words, build(module.Config, document, where=verb), options)
+    elif verb == "segment" and (options.model or options.volume):
         _from_volume_to_neurons(module.Config, document, options)
     else:
         _do(verb, document, dry_run=options.dry_run)
@@ -129,6 +145,22 @@ def _do(verb: str, request: Document | dict[str, Any], *, dry_run: bool) -> None
     result = module.run(config)
     if result:
         _say(verb, config, result)
+
+
+def _write_batch(verb: str, words: list[str], config: Any, options: argparse.Namespace) -> None:
+    """``pretrain --slurm FILE``: the same command as a batch script."""
+    taken = Parser(add_help=False)
+    add_slurm_options(taken)
+    _, rest = taken.parse_known_args(words)
+    asked = {"nodes": options.nodes, "gpus_per_node": options.gpus_per_node}
+    given = {name: value for name, value in asked.items() if value is not None}
+    try:
+        batch = Batch(**given, options=tuple(options.sbatch))
+    except ValueError as error:
+        raise ConfigError(f"{verb}: {error}") from None
+    text = sbatch_text(batch, [verb, *rest], name=config.out.name, out=config.out)
+    options.slurm.write_text(text)
+    print(f"{verb}: wrote {options.slurm}; sbatch {options.slurm} queues it")
 
 
 def _from_volume_to_neurons(config: type, document: Document, options: argparse.Namespace) -> None:

@@ -175,7 +175,7 @@ def _judge_here(job: Job, hosts: Sequence[HostLine]) -> tuple[list[Finding], dic
     checks = [c for c in (STARTING if hosts else ALONE) if c != "folder" or job.shared]
     found = _findings(name, patient, job, checks)
     if len(hosts) > 1 and not shutil.which("pdsh"):
-        remedy = "apt-get install pdsh, or deepspeed --launcher openmpi ..."
+        remedy = "apt-get install pdsh, or start by tokenunify launch, which needs none"
         told = ("warning", "no pdsh", "what DeepSpeed starts hosts with", remedy)
         found.append(Finding(name, "packages", *told))
     return found, {name: checks}

@@ -33,6 +33,7 @@ from tokenunify_scale.train.engine import join
 from tokenunify_scale.train.job import run_job
 from tokenunify_scale.train.peaks import device_peak
 from tokenunify_scale.train.plan import training_plan
+from tokenunify_scale.train.ranks import seat_of, world_size
 from tokenunify_scale.train.telemetry import Facts
 from tokenunify_scale.train.training import Training, deepspeed_config
 from tokenunify_scale.volumes.geometry import Triple
@@ -87,7 +88,7 @@ def plan(config: Config) -> dict[str, Any]:
     model, _, start = _start(config)
     network, crop = _shape(config, model)
     crops = _crops(config, crop=crop, margin=network.margin)
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = config.expect_world or seat_of(os.environ).size
     settings = _settings(config, model, world=world)
     counted = cost(network, crop=crop, in_channels=CHANNELS)
     return {
@@ -117,11 +118,13 @@ def run(config: Config) -> dict[str, Any]:
         ConfigError: the request cannot be, or no initial tensor fits.
         DataError: volumes, initial weights or checkpoint are missing or damaged.
         DivergedError: the loss is not finite.
+        HostError: the job has other than the promised number of ranks.
     """
+    size = world_size(config.expect_world)
     model, initial, start = _start(config)
     network, crop = _shape(config, model)
     crops = _crops(config, crop=crop, margin=network.margin)
-    _settings(config, model, world=int(os.environ.get("WORLD_SIZE", "1")))
+    _settings(config, model, world=size)
     world = join()
     settings = _settings(config, model, world=world.size)
     with torch.device("meta"):

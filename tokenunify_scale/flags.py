@@ -45,7 +45,12 @@ def parser_of(verb: str, config: type, *, purpose: str) -> "Parser":
         if field.metadata.get("word") or (choices and field.default is dataclasses.MISSING):
             # What must be said is a word of its own: tokenunify benchmark scan.
             word = "|".join(choices) or field.name.upper()
-            parser.add_argument(f"field_{field.name}", metavar=word, help=_escape(docs[field.name]))
+            rest: dict[str, Any] = {}
+            if hints[field.name] == tuple[str, ...]:  # another command, with options of its own
+                rest = {"nargs": argparse.REMAINDER}
+            parser.add_argument(
+                f"field_{field.name}", metavar=word, help=_escape(docs[field.name]), **rest
+            )
             continue
         flag = f"--{field.name.replace('_', '-')}"
         repeated = hints[field.name] in (tuple[str, ...], tuple[Path, ...])
@@ -59,12 +64,29 @@ def parser_of(verb: str, config: type, *, purpose: str) -> "Parser":
         )
     if any(field.name == "model" for field in dataclasses.fields(config)) and verb != "predict":
         parser.add_argument("--size", help="short for --set model.name=emmamba_SIZE")
+    if any(field.name == "expect_world" for field in dataclasses.fields(config)):
+        add_slurm_options(parser)
     if verb == "segment":
         parser.add_argument(
             "--model", metavar="FOLDER", help="predict with this run or export first"
         )
         parser.add_argument("--volume", metavar="VOLUME", help="what to predict on, with --model")
     return parser
+
+
+def add_slurm_options(parser: argparse.ArgumentParser) -> None:
+    """Flags by which a training writes a batch script for Slurm instead of starting."""
+    parser.add_argument(
+        "--slurm", metavar="FILE", type=Path, help="write a batch script for sbatch, start nothing"
+    )
+    parser.add_argument("--nodes", metavar="N", type=int, help="with --slurm; by default 1")
+    parser.add_argument(
+        "--gpus-per-node", metavar="N", type=int, help="with --slurm: ranks of a node; by default 1"
+    )
+    parser.add_argument(
+        "--sbatch", metavar="OPTION", action="append", default=[],
+        help="with --slurm: a line more for Slurm, repeatable: --sbatch=--partition=a100",
+    )  # fmt: skip
 
 
 class Parser(argparse.ArgumentParser):

@@ -29,6 +29,7 @@ from tokenunify_scale.train.held_out import HeldOut, micro_batch
 from tokenunify_scale.train.job import run_job
 from tokenunify_scale.train.peaks import device_peak
 from tokenunify_scale.train.plan import training_plan
+from tokenunify_scale.train.ranks import seat_of, world_size
 from tokenunify_scale.train.telemetry import Facts
 from tokenunify_scale.train.training import Training, deepspeed_config
 from tokenunify_scale.volumes.geometry import Triple
@@ -94,7 +95,7 @@ def plan(config: Config) -> dict[str, Any]:
         ConfigError: the batch, the strategy, the crop or the objective cannot be.
     """
     crop, channels, state = _known(config)
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = config.expect_world or seat_of(os.environ).size
     settings, objective = _check(config, crop=crop, channels=channels, world=world)
     with torch.device("meta"):
         deployed = build_chosen(config.model, in_channels=channels, out_channels=3)
@@ -133,10 +134,12 @@ def run(config: Config) -> dict[str, Any]:
         ConfigError: the request cannot be.
         DataError: shards or checkpoint are missing or damaged.
         DivergedError: the loss is not finite.
+        HostError: the job has other than the promised number of ranks.
     """
+    size = world_size(config.expect_world)
     stream = _stream(config)
     facts = {"crop": stream.crop, "channels": stream.channels}
-    _check(config, **facts, world=int(os.environ.get("WORLD_SIZE", "1")))
+    _check(config, **facts, world=size)
     held_out = _held_out(config, stream)
     world = join()
     settings, objective = _check(config, **facts, world=world.size)

@@ -13,11 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tokenunify_scale.config import HostError
+from tokenunify_scale.train.ranks import EXPECT
 
 POLL = 0.1  # seconds between looks
 PR_SET_PDEATHSIG = 1  # prctl: the signal that a process gets when its parent dies
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", EXPECT)
 
 
 def cores() -> int:

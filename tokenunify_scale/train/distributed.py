@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from tokenunify_scale.config import HostError
+from tokenunify_scale.train.ranks import Seat, seat_of
+
 T = TypeVar("T")
 
 
@@ -28,15 +31,32 @@ class World:
 
 
 def place() -> World:
-    """Read the launcher's environment; a process started by hand is a world of one."""
-    rank, size, local_rank = (
-        int(os.environ.get(name, default))
-        for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
-    )
+    """Read the launcher's environment, whichever it is, and put it into torch.distributed's terms.
+
+    A process started by hand is a world of one, and leaves the environment as it is.
+
+    Raises:
+        HostError: the environment is incomplete or contradicts itself, or this rank has no GPU.
+    """
+    seat = seat_of(os.environ)
+    os.environ.update(seat.variables())
+    device = torch.device("cpu")
     if torch.cuda.is_available():
-        torch.cuda.set_device(local_rank)
-        return World(rank, size, local_rank, torch.device("cuda", local_rank))
-    return World(rank, size, local_rank, torch.device("cpu"))
+        device = torch.device("cuda", _gpu_of(seat, count=torch.cuda.device_count()))
+        torch.cuda.set_device(device)
+    return World(seat.rank, seat.size, seat.local_rank, device)
+
+
+def _gpu_of(seat: Seat, *, count: int) -> int:
+    """Which of the ``count`` GPUs that this process sees is its own."""
+    if seat.local_rank < count:
+        return seat.local_rank
+    if seat.own_gpus and count == 1:
+        return 0
+    raise HostError(
+        f"this is local rank {seat.local_rank} of its host, which has {count} GPUs: start as many "
+        "ranks on a host as it has GPUs (slots of the hostfile, --ntasks-per-node)"
+    )
 
 
 def meet(world: World, *, backend: str) -> None:

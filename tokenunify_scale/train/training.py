@@ -23,6 +23,10 @@ class Training:
     seed: int = 0
     """Of weights, order, masks and augmentation."""
 
+    expect_world: int | None = None
+    """Ranks that the job must have, else it refuses to train; with --dry-run, that it would have.
+    The environment's TOKENUNIFY_EXPECT_WORLD promises too."""
+
     optim: OptimConfig = field(default_factory=OptimConfig)
     """AdamW and its schedule."""
 
@@ -60,6 +64,8 @@ class Training:
         for name in ("steps", "global_batch", "log_every", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if self.expect_world is not None and self.expect_world < 1:
+            raise ValueError(f"expect_world must be >= 1, got {self.expect_world}")
         if not self.hang_after >= 0:
             raise ValueError(f"hang_after must be >= 0, got {self.hang_after}")
         if self.saves.keep_every % self.save_every:
