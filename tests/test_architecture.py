@@ -29,7 +29,7 @@ FLOOR = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
 
 DOORS = {
     "yaml": {"config"},
-    "deepspeed": {"train.engine"},
+    "deepspeed": {"train.door"},
     "mamba_ssm": {"ops.selective_scan", "ops.baselines"},
     "causal_conv1d": {"ops.causal_conv1d"},
     "webdataset": {"data.shards.pack"},

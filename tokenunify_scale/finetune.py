@@ -29,7 +29,7 @@ from tokenunify_scale.objectives.affinity import AffinityConfig
 from tokenunify_scale.ops import backend
 from tokenunify_scale.registry import MODELS, OBJECTIVES
 from tokenunify_scale.train.checkpoint import Description, read_weights
-from tokenunify_scale.train.engine import join
+from tokenunify_scale.train.door import join, require
 from tokenunify_scale.train.job import run_job
 from tokenunify_scale.train.peaks import device_peak
 from tokenunify_scale.train.plan import training_plan
@@ -124,7 +124,7 @@ def run(config: Config) -> dict[str, Any]:
     model, initial, start = _start(config)
     network, crop = _shape(config, model)
     crops = _crops(config, crop=crop, margin=network.margin)
-    _settings(config, model, world=size)
+    require(_settings(config, model, world=size), network)
     world = join()
     settings = _settings(config, model, world=world.size)
     with torch.device("meta"):

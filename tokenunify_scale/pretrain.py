@@ -24,7 +24,7 @@ from tokenunify_scale.objectives.tokenunify import TokenUnifyConfig
 from tokenunify_scale.ops import backend
 from tokenunify_scale.registry import MODELS, OBJECTIVES
 from tokenunify_scale.tokens.patches import patch_grid
-from tokenunify_scale.train.engine import join
+from tokenunify_scale.train.door import join, require
 from tokenunify_scale.train.held_out import HeldOut, micro_batch
 from tokenunify_scale.train.job import run_job
 from tokenunify_scale.train.peaks import device_peak
@@ -139,7 +139,7 @@ def run(config: Config) -> dict[str, Any]:
     size = world_size(config.expect_world)
     stream = _stream(config)
     facts = {"crop": stream.crop, "channels": stream.channels}
-    _check(config, **facts, world=size)
+    require(*_check(config, **facts, world=size))
     held_out = _held_out(config, stream)
     world = join()
     settings, objective = _check(config, **facts, world=world.size)

@@ -148,7 +148,8 @@ import torch
 from torch import nn
 from tokenunify_scale.objectives.output import LossOutput
 from tokenunify_scale.objectives.teacher import Teacher, momentum_at
-from tokenunify_scale.train.engine import Engine, join
+from tokenunify_scale.train.door import join
+from tokenunify_scale.train.engine import Engine
 from tokenunify_scale.train.strategy import MICRO, ds_config
 from tokenunify_scale.train.optim import OptimConfig
 

@@ -236,7 +236,7 @@ def test_a_save_with_state_on_nvme_is_refused_with_the_reason(write):
 
 REAL = """
 import os, sys, torch, deepspeed
-from tokenunify_scale.train.engine import join
+from tokenunify_scale.train.door import join
 world = join()
 stage, out = int(sys.argv[1]), sys.argv[2]
 torch.manual_seed(0)

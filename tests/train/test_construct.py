@@ -213,7 +213,7 @@ from tokenunify_scale.models import build_model
 from tokenunify_scale.objectives import build_objective
 from tokenunify_scale.registry import OBJECTIVES
 from tokenunify_scale.train.construct import materialise
-from tokenunify_scale.train.engine import join
+from tokenunify_scale.train.door import join
 
 warnings.simplefilter("ignore")
 world = join()

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from torch import nn
 from tokenunify_scale.config import DataError
-from tokenunify_scale.train.engine import Engine, join
+from tokenunify_scale.train.door import join
+from tokenunify_scale.train.engine import Engine
 from tokenunify_scale.train.strategy import MICRO, ds_config
 from tokenunify_scale.train.optim import OptimConfig, parameter_groups
 from tokenunify_scale.objectives.output import LossOutput, part

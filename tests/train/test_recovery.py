@@ -1,7 +1,7 @@
 import pytest
 
 from tests.train.fake_engine import FakeEngine, counting, run_folder
-from tokenunify_scale.config import DataError, DivergedError
+from tokenunify_scale.config import ConfigError, DataError, DivergedError
 from tokenunify_scale.train.manifest import read_manifest
 from tokenunify_scale.train.recovery import Recovery
 from tokenunify_scale.train.retention import SaveConfig
@@ -44,6 +44,35 @@ def test_a_step_that_is_saved_is_not_saved_again(tmp_path):
     saves.save(1, record={})
     saves.save(1, record={})
     assert engine.saved == [1]
+
+
+class OnDisk(FakeEngine):
+    """One whose state DeepSpeed keeps on NVMe."""
+
+    offload = "nvme"
+
+
+def test_what_could_not_be_restored_is_not_saved_and_that_is_said_at_the_start(tmp_path, capfd):
+    saves = recovery(tmp_path, engine := OnDisk([]))
+    assert saves.restore() == 0
+    assert "does not restore what it keeps on nvme" in capfd.readouterr().err
+    saves.save(1, record={})
+    assert engine.saved == [] and saves.saved == -1
+
+
+def test_a_run_with_saves_does_not_go_on_with_state_on_nvme(tmp_path):
+    recovery(tmp_path).save(1, record={})
+    with pytest.raises(ConfigError, match="step-00000001: .* nvme.*: go on with the strategy that"):
+        recovery(tmp_path, OnDisk([])).restore()
+
+
+def test_a_save_of_another_layout_is_read_in_the_other_way_and_that_is_said(tmp_path, capfd):
+    recovery(tmp_path, engine := FakeEngine([])).save(1, record={})
+    recovery(tmp_path, engine).restore()
+    assert engine.alike and "laid out anew" not in capfd.readouterr().err
+    engine.layout = {**engine.layout, "world": 3}
+    assert recovery(tmp_path, engine).restore() == 1
+    assert not engine.alike and "is laid out anew: world 1 -> 3" in capfd.readouterr().err
 
 
 def test_old_saves_go_as_the_run_says(tmp_path):

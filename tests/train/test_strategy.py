@@ -7,7 +7,9 @@ from tokenunify_scale.models.emmamba import SIZES, SMALL_SIZES
 from tokenunify_scale.train.strategy import (
     MICRO,
     NEVER_IN_A_FILE,
+    computed_in,
     ds_config,
+    is_narrow,
     load_strategy,
     offload_of,
     state_bytes,
@@ -67,7 +69,7 @@ def test_a_stage_that_does_not_exist_is_refused(stage):
         with_stage(STRATEGY, stage)
 
 
-@pytest.mark.parametrize("size", [*SMALL_SIZES, *SIZES, "huge_offload"])
+@pytest.mark.parametrize("size", [*SMALL_SIZES, *SIZES, "huge_offload", "huge_cpu"])
 def test_every_size_has_a_strategy_with_a_stage_and_a_micro_batch(size):
     strategy = load_strategy(size)
     assert strategy[MICRO] >= 1 and strategy["zero_optimization"]["stage"] in (0, 1, 2, 3)
@@ -122,6 +124,59 @@ def test_each_stage_shares_one_more_kind_of_state(stage, bytes_a_parameter):
     assert list(found) == ["parameters", "gradients", "optimizer"]
     assert list(found.values()) == [1000 * size for size in bytes_a_parameter]
     assert sum(state_bytes(1000, stage=stage, world=1).values()) == 16000
+
+
+NARROW, ON = {"bf16": {"enabled": True}}, {"enabled": True}
+CPU, DISK = {"device": "cpu"}, {"device": "nvme", "nvme_path": "/disk"}
+
+
+@pytest.mark.parametrize(
+    "stage, zero, rest, words",
+    [
+        (1, {}, {"fp16": ON}, "fp16 overflows: take bf16 or torch_autocast"),
+        (1, {}, {**NARROW, "torch_autocast": ON}, "two ways to the same: take one"),
+        (0, {}, NARROW, "at ZeRO stage 0: bf16 needs ZeRO stage 1, 2 or 3"),
+        (1, {}, {**NARROW, "data_types": {"grad_accum_dtype": "fp32"}}, "needs stage 2 or 3"),
+        (0, {"offload_optimizer": CPU}, {}, "offload_optimizer needs ZeRO stage 1, 2 or 3"),
+        (2, {"offload_optimizer": DISK}, {}, "offload_optimizer to nvme needs ZeRO stage 3"),
+        (2, {"offload_param": CPU}, {}, "at ZeRO stage 2: offload_param needs ZeRO stage 3"),
+        (3, {"offload_param": {"device": "nvme"}}, {}, "offload to nvme needs nvme_path"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(stage, zero, rest, words):
+    strategy = {MICRO: 1, "zero_optimization": {"stage": stage, **zero}, **rest}
+    with pytest.raises(ConfigError, match=words):
+        ds_config(strategy, global_batch=1, clip=1.0, world=1)
+
+
+@pytest.mark.parametrize(
+    "stage, zero, rest",
+    [
+        (1, {"offload_optimizer": CPU}, NARROW),
+        (2, {"offload_optimizer": CPU}, {**NARROW, "data_types": {"grad_accum_dtype": "fp32"}}),
+        (3, {"offload_optimizer": DISK, "offload_param": DISK}, {"torch_autocast": ON}),
+        (0, {"offload_param": {"device": "none"}}, {"bf16": {"enabled": False}}),
+    ],
+)
+def test_what_goes_together_is_not_refused(stage, zero, rest):
+    strategy = {MICRO: 1, "zero_optimization": {"stage": stage, **zero}, **rest}
+    config = ds_config(strategy, global_batch=1, clip=1.0, world=1)
+    assert config["zero_optimization"] == strategy["zero_optimization"]
+
+
+@pytest.mark.parametrize(
+    "config, narrow, number",
+    [
+        ({}, False, "float32"),
+        (NARROW, True, "bfloat16"),
+        ({"bf16": {"enabled": False}}, False, "float32"),
+        ({"torch_autocast": ON}, False, "bfloat16"),
+        ({"torch_autocast": {"enabled": True, "dtype": "float16"}}, False, "float16"),
+        ({"torch_autocast": {"enabled": False, "dtype": "bfloat16"}}, False, "float32"),
+    ],
+)
+def test_a_strategy_says_what_numbers_it_computes_with(config, narrow, number):
+    assert is_narrow(config) is narrow and computed_in(config) == number
 
 
 def test_offload_is_named_by_the_slowest_place():

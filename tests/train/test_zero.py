@@ -16,7 +16,8 @@ import torch
 from torch import nn
 from tokenunify_scale.objectives.output import LossOutput
 from tokenunify_scale.train.distributed import sum_over_ranks
-from tokenunify_scale.train.engine import Engine, join
+from tokenunify_scale.train.door import join
+from tokenunify_scale.train.engine import Engine
 from tokenunify_scale.train.strategy import MICRO, ds_config
 from tokenunify_scale.train.optim import OptimConfig
 
@@ -34,10 +35,10 @@ class Backward(torch.autograd.Function):
         return gradient * context.saved_tensors[0], None
 
 class Objective(nn.Module):
-    def __init__(self):
+    def __init__(self, norm):
         super().__init__()
         torch.manual_seed(0)
-        self.backbone = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 4))
+        self.backbone = nn.Sequential(nn.Linear(4, 8), norm(8), nn.Linear(8, 4))
 
     def forward(self, batch, *, progress):
         first, norm, last = self.backbone
@@ -79,9 +80,12 @@ def left_behind(engine):
     return found + (["flat"] if flat is not None and flat.any() else [])
 
 def train(stage, bad):
-    strategy = {MICRO: 2, "zero_optimization": {"stage": stage}}
+    narrow = {"bf16": {"enabled": True}} if stage in NARROW else {}
+    stage = NARROW.get(stage, stage)
+    strategy = {MICRO: 2, "zero_optimization": {"stage": stage}, **narrow}
     config = ds_config(strategy, global_batch=4 * world.size, clip=OPTIM.clip, world=world.size)
-    engine = Engine(Objective(), optim=OPTIM, config=config, world=world)
+    norm = nn.LayerNorm if narrow else nn.BatchNorm1d
+    engine = Engine(Objective(norm), optim=OPTIM, config=config, world=world)
     generator = torch.Generator().manual_seed(5 + world.rank)
     losses, refused = [], []
     for number in range(5):
@@ -98,8 +102,8 @@ def train(stage, bad):
         assert step.applied and math.isfinite(step.grad_norm)
     return losses, state_of(engine), refused
 
-world = join()
-for stage in (0, 1, 2, 3):
+world, NARROW = join(), {"bf16, 2": 2, "bf16, 3": 3}
+for stage in (0, 1, 2, 3, *NARROW):
     losses, state, _ = train(stage, None)
     for bad in ("forward", "backward", "refused"):
         found, after, refused = train(stage, bad)
@@ -120,7 +124,8 @@ import torch
 from torch import nn
 from tokenunify_scale.objectives.output import LossOutput
 from tokenunify_scale.train.distributed import sum_over_ranks
-from tokenunify_scale.train.engine import Engine, join
+from tokenunify_scale.train.door import join
+from tokenunify_scale.train.engine import Engine
 from tokenunify_scale.train.strategy import MICRO, ds_config
 from tokenunify_scale.train.optim import OptimConfig
 
@@ -236,7 +241,7 @@ def check(reports, *, finite):
         assert report["refused"] == [[False, finite, []]] * 2, report
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3, "bf16, 2", "bf16, 3"])
 @pytest.mark.parametrize("bad, finite", [("forward", False), ("backward", True), ("refused", True)])
 def test_a_step_that_is_not_taken_leaves_no_trace(alone, stage, bad, finite):
     check(alone[stage, bad], finite=finite)

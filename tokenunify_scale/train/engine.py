@@ -1,24 +1,24 @@
-"""The only door to DeepSpeed: one engine for one rank and a thousand, CPU and GPU."""
+"""An objective under DeepSpeed: one engine for one rank and a thousand, CPU and GPU."""
 
-import logging
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from tokenunify_scale.config import DataError, HostError
+from tokenunify_scale.config import DataError
 from tokenunify_scale.train.atoms import ORDER, read_save
-from tokenunify_scale.train.construct import Keep, materialise
-from tokenunify_scale.train.distributed import World, barrier, leave, meet, place
+from tokenunify_scale.train.construct import materialise
+from tokenunify_scale.train.distributed import World, barrier, leave
+from tokenunify_scale.train.door import deepspeed
 from tokenunify_scale.train.optim import OptimConfig, parameter_groups
 from tokenunify_scale.train.portable import restore
-from tokenunify_scale.train.strategy import MICRO, offload_of
-from tokenunify_scale.train.zero import Filler, in_parts, refuse, settle
+from tokenunify_scale.train.strategy import MICRO, computed_in, is_narrow, offload_of
+from tokenunify_scale.train.zero import Filler, in_parts, refuse, settle, sharder
 
 
 class Step(NamedTuple):
@@ -35,27 +35,6 @@ class Step(NamedTuple):
 
     applied: bool = True
     """Whether the step was taken."""
-
-
-def join() -> World:
-    """Join the job's other ranks: nccl on GPUs, gloo on CPUs. Compiles nothing.
-
-    Raises:
-        HostError: DeepSpeed is not installed.
-    """
-    world = place()
-    if world.device.type == "cpu":
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    deepspeed = _deepspeed()
-    if world.device.type == "cpu":
-        # Its shared-memory all-reduce would be built with a compiler at every first use, leaks
-        # /dev/shm, and a rank killed while building leaves a lock that later runs wait on.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    backend = "nccl" if world.device.type == "cuda" else "gloo"
-    meet(world, backend=backend)
-    os.environ.setdefault("LOCAL_RANK", str(world.local_rank))  # DeepSpeed insists
-    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
-    return world
 
 
 class Engine:
@@ -85,8 +64,11 @@ class Engine:
             given: tensors by name, in place of drawn ones.
         """
         sharded = config["zero_optimization"]["stage"] == 3
-        keep = _sharder(config, world) if sharded else None
+        keep = sharder(config, world) if sharded else None
         materialise(objective, seed=seed, given=given, keep=keep)
+        self._narrow = is_narrow(config)
+        if self._narrow:  # 16-bit weights beside float crops, and norms and losses in float
+            objective.forward = partial(_narrowly, objective.forward, device=world.device.type)
         groups = parameter_groups(objective, optim)
         adamw = torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas)
         self.world, self.objective, self._settings = world, objective, config
@@ -94,12 +76,11 @@ class Engine:
         self.accumulation = config["gradient_accumulation_steps"]
         self.stage = config["zero_optimization"]["stage"]
         self.offload = offload_of(config)
-        narrow = config.get("torch_autocast", {})
-        number = narrow.get("dtype", "bfloat16") if narrow.get("enabled") else "float32"
-        self.precision = {"computed_in": number, "device": world.device.type}
+        self.precision = {"computed_in": computed_in(config), "device": world.device.type}
         parts = config["zero_optimization"].get("sub_group_size") if sharded else None
         self.layout = {"world": world.size, "stage": self.stage, "sub_group_size": parts}
-        self._engine, self._optimizer, _, _ = _deepspeed().initialize(
+        self.layout |= {"bf16": self._narrow}
+        self._engine, self._optimizer, _, _ = deepspeed().initialize(
             model=objective, optimizer=adamw, config=config, dist_init_required=False
         )
 
@@ -218,7 +199,6 @@ class Engine:
             stage=self.stage,
             rank=self.world.rank,
             step=saved.step() if self.stage else None,
-            utils=_deepspeed().utils,
         )
         with filler:
             restore(saved, self.objective, settings=self._settings, place=filler.place)
@@ -233,15 +213,28 @@ class Engine:
         Collective: every rank must call it. One parameter is gathered at a time. Buffers (the
         running statistics of a batch norm) are those of rank 0.
         """
-        zero = _deepspeed().zero
         whole: dict[str, Tensor] = {}
         for name, parameter in module.named_parameters():
-            with zero.GatheredParameters([parameter], enabled=self.stage == 3):
+            with self._gathered(parameter) as value:
                 if self.world.is_main:
-                    whole[name] = parameter.detach().float().cpu().clone()
+                    whole[name] = value.detach().float().cpu().clone()
         if self.world.is_main:
             whole.update((name, buffer.cpu().clone()) for name, buffer in module.named_buffers())
         return whole
+
+    @contextmanager
+    def _gathered(self, parameter: nn.Parameter) -> Iterator[Tensor]:
+        """A whole parameter; its copy in fp32 where weights have 16 bits and it is trained."""
+        if self._narrow and parameter.requires_grad:
+            yield deepspeed().utils.safe_get_full_fp32_param(parameter)
+            return
+        with deepspeed().zero.GatheredParameters([parameter], enabled=self.stage == 3):
+            yield parameter
+
+    def forget(self) -> None:
+        """Free what only further steps need, AdamW's moments: half of the state, and more."""
+        outer = self._engine.optimizer
+        getattr(outer, "optimizer", outer).state.clear()
 
     def close(self) -> None:
         """Leave the job."""
@@ -265,27 +258,7 @@ class Engine:
         return {**placed, "crops": placed["crops"].float() / 255}
 
 
-def _sharder(config: dict[str, Any], world: World) -> Keep:
-    """What takes a filled unit to the device, and leaves this rank its part of it."""
-    first: list[nn.Parameter] = []
-
-    def keep(unit: nn.Module) -> None:
-        for buffer in unit.buffers():  # DeepSpeed leaves these where they are
-            buffer.data = buffer.data.to(world.device)
-        if first:  # one Init for all: each would have its own buffers to disk
-            first[0].convert_to_zero_parameters(param_list=[*unit.parameters()])
-        elif whole := [*unit.parameters()]:
-            _deepspeed().zero.Init(module=unit, config_dict_or_path=config)
-            first.append(whole[0])
-
-    return keep
-
-
-def _deepspeed() -> Any:
-    """DeepSpeed, quiet."""
-    try:
-        import deepspeed
-    except ImportError as error:
-        raise HostError(f"DeepSpeed cannot be imported ({error}): pip install deepspeed") from None
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    return deepspeed
+def _narrowly(forward: Callable[..., Any], *inputs: Any, device: str, **options: Any) -> Any:
+    """A forward pass with 16-bit weights, each operation in the type that suits it."""
+    with torch.autocast(device, dtype=torch.bfloat16):
+        return forward(*inputs, **options)

@@ -93,6 +93,7 @@ def run_job(
             watch=watch,
         )
         watch.beat(config.steps, "save")
+        engine.forget()
         weights = engine.weights(objective.backbone)
     engine.close()
     if not world.is_main:

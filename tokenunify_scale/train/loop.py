@@ -183,9 +183,10 @@ class _Loop:
                     self.recovery.save(done, record=self.record)
                 owed = False
             if signal and not last:
+                kept = f"which {'is' if self.recovery.saved == done else 'could not be'} saved"
                 raise Stopped(
-                    f"{signal}: stopped after step {done} of {training.steps}, which is saved; the "
-                    "same command goes on from there"
+                    f"{signal}: stopped after step {done} of {training.steps}, {kept}; the same "
+                    f"command goes on from step {max(self.recovery.saved, 0)}"
                 )
         return None
 

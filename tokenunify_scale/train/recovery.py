@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from tokenunify_scale.config import DataError
+from tokenunify_scale.config import ConfigError, DataError
 from tokenunify_scale.train.distributed import barrier, gather, on_main
 from tokenunify_scale.train.durable import checksums
 from tokenunify_scale.train.engine import Engine
@@ -31,6 +31,8 @@ from tokenunify_scale.train.training import Training
 
 PROBED = 2  # crops: one at an even position of the stream, one at an odd
 SAME, OTHER = 1e-4, 2e-2  # relative: in the same precision on the same kind of device, or not
+NVME = "nvme"
+UNSAVED = "DeepSpeed does not restore what it keeps on nvme, so that such a run cannot go on"
 Batches = Iterator[dict[str, Tensor]]
 
 
@@ -64,6 +66,8 @@ class Recovery:
         """Take up the run's newest whole checkpoint; how many steps it has done, 0 without one.
 
         Raises:
+            ConfigError: state was kept on NVMe, or is to be; or this run cannot take up a save of
+                another layout.
             DataError: there are checkpoints and none is whole, or what was restored does not
                 compute what was saved.
         """
@@ -73,10 +77,14 @@ class Recovery:
             return choose(self._run.path)
 
         tag = on_main(self._engine.world, find)
+        if self._engine.offload == NVME and self._engine.world.is_main:
+            warn(f"{self._run.path}: {UNSAVED}: only its last weights are kept")
         return 0 if tag is None else self._load(tag, streak=True)
 
     def save(self, step: int, *, record: dict[str, float | None]) -> None:
         """Write a checkpoint of all ranks and make it the run's newest; drop those not kept.
+
+        None is written where state is kept on NVMe, which DeepSpeed does not restore.
 
         Args:
             step: steps done.
@@ -85,7 +93,7 @@ class Recovery:
         Raises:
             HostError: the disk does not take it. What was saved before stays.
         """
-        if step == self.saved:
+        if step == self.saved or self._engine.offload == NVME:
             return
         engine, run, world = self._engine, self._run.path, self._engine.world
         held_out = record.get("held_out_loss")
@@ -150,6 +158,11 @@ class Recovery:
         """Restore a save, check it, and make it the newest."""
         engine, folder = self._engine, self._run.path / CHECKPOINTS
         manifest = on_main(engine.world, lambda: read_manifest(folder / tag))
+        if NVME in (engine.offload, manifest and manifest.offload):
+            raise ConfigError(
+                f"{folder / tag}: {UNSAVED}: go on with the strategy that saved it, or begin anew "
+                "with another --out"
+            )
         then = manifest and manifest.facts.get("layout")
         alike = then in (None, engine.layout)
         if engine.world.is_main and not alike:

@@ -59,8 +59,10 @@ def ds_config(
         world: number of ranks.
 
     Raises:
-        ConfigError: the global batch cannot be shared equally.
+        ConfigError: the global batch cannot be shared equally, or precision, offload and stage do
+            not go together.
     """
+    _refuse_discord(strategy)
     if global_batch < 1 or global_batch % world:
         raise ConfigError(f"global_batch {global_batch} is not a multiple of {world} ranks")
     share = global_batch // world
@@ -76,6 +78,34 @@ def ds_config(
     }
 
 
+def _refuse_discord(strategy: dict[str, Any]) -> None:
+    """What DeepSpeed would take and ignore, or compute otherwise than the names say."""
+    zero, optimizer, param = (strategy["zero_optimization"], *_offloads(strategy).values())
+    stage, narrow = zero["stage"], is_narrow(strategy)
+    autocast = strategy.get("torch_autocast", {}).get("enabled")
+    accumulated = strategy.get("data_types", {}).get("grad_accum_dtype")
+    paths = [zero[key].get("nvme_path") for key, at in _offloads(strategy).items() if at == "nvme"]
+    wrong = {
+        "fp16 overflows: take bf16 or torch_autocast": strategy.get("fp16", {}).get("enabled"),
+        "bf16 and torch_autocast are two ways to the same: take one": narrow and autocast,
+        "bf16 needs ZeRO stage 1, 2 or 3, which keep weights in fp32 too": narrow and stage == 0,
+        "grad_accum_dtype with bf16 needs stage 2 or 3": narrow and stage == 1 and accumulated,
+        "offload_optimizer needs ZeRO stage 1, 2 or 3": optimizer != "none" and stage == 0,
+        "offload_optimizer to nvme needs ZeRO stage 3": optimizer == "nvme" and stage < 3,
+        "offload_param needs ZeRO stage 3": param != "none" and stage < 3,
+        "offload to nvme needs nvme_path, a folder on a local disk": not all(paths),
+    }
+    if found := [what for what, there in wrong.items() if there]:
+        raise ConfigError(f"strategy at ZeRO stage {stage}: {'; '.join(found)}")
+
+
+def _offloads(config: dict[str, Any]) -> dict[str, str]:
+    """Where optimizer and parameters are kept between uses: none, cpu or nvme."""
+    zero = config["zero_optimization"]
+    parts = ("offload_optimizer", "offload_param")
+    return {part: zero.get(part, {}).get("device", "none") for part in parts}
+
+
 def with_stage(strategy: dict[str, Any], stage: int | None) -> dict[str, Any]:
     """The strategy with another ZeRO stage; None leaves it.
 
@@ -89,11 +119,22 @@ def with_stage(strategy: dict[str, Any], stage: int | None) -> dict[str, Any]:
     return {**strategy, "zero_optimization": {**strategy["zero_optimization"], "stage": stage}}
 
 
+def is_narrow(config: dict[str, Any]) -> bool:
+    """Whether weights and gradients have 16 bits beside a master copy in fp32: mode ``bf16``."""
+    return bool(config.get("bf16", {}).get("enabled"))
+
+
+def computed_in(config: dict[str, Any]) -> str:
+    """The type that matrix products and convolutions are computed in under a strategy."""
+    autocast = config.get("torch_autocast", {})
+    if autocast.get("enabled"):
+        return autocast.get("dtype", "bfloat16")
+    return "bfloat16" if is_narrow(config) else "float32"
+
+
 def offload_of(config: dict[str, Any]) -> Literal["none", "cpu", "nvme"]:
     """The slowest place where model state is kept under a strategy."""
-    zero = config["zero_optimization"]
-    parts = (zero.get(f"offload_{part}", {}) for part in ("optimizer", "param"))
-    places = {part.get("device", "none") for part in parts}
+    places = {*_offloads(config).values()}
     return "nvme" if "nvme" in places else "cpu" if "cpu" in places else "none"
 
 

@@ -1,4 +1,4 @@
-"""What we reach for inside DeepSpeed's optimizers: a step refused, a state put in from elsewhere.
+"""What we reach for inside DeepSpeed: parts of a network, a step refused, a state put in.
 
 Source: DeepSpeed 0.19.8, ``engine.py``, ``zero/stage_1_and_2.py`` and ``zero/stage3.py``.
 """
@@ -10,8 +10,31 @@ import torch
 from torch import Tensor, nn
 
 from tokenunify_scale.train.atoms import Atom
+from tokenunify_scale.train.construct import Keep
+from tokenunify_scale.train.distributed import World
+from tokenunify_scale.train.door import deepspeed
 from tokenunify_scale.train.portable import own_part
+from tokenunify_scale.train.strategy import is_narrow
 from tokenunify_scale.train.zero_shards import MOMENTS
+
+
+def sharder(config: dict[str, Any], world: World) -> Keep:
+    """What takes a filled unit to the device, and leaves this rank its part of it."""
+    first: list[nn.Parameter] = []
+
+    def keep(unit: nn.Module) -> None:
+        for buffer in unit.buffers():  # DeepSpeed leaves these where they are
+            buffer.data = buffer.data.to(world.device)
+        if is_narrow(config):  # and the type of what it shards
+            for parameter in unit.parameters():
+                parameter.data = parameter.data.bfloat16()
+        if first:  # one Init for all: each would have its own buffers to disk
+            first[0].convert_to_zero_parameters(param_list=[*unit.parameters()])
+        elif whole := [*unit.parameters()]:
+            deepspeed().zero.Init(module=unit, config_dict_or_path=config)
+            first.append(whole[0])
+
+    return keep
 
 
 def refuse(engine: Any, *, stage: int) -> None:
@@ -65,9 +88,7 @@ class Filler:
     As a context: between its ends, ``place`` takes one parameter at a time, on all ranks alike.
     """
 
-    def __init__(
-        self, optimizer: Any, *, stage: int, rank: int, step: float | None, utils: Any
-    ) -> None:
+    def __init__(self, optimizer: Any, *, stage: int, rank: int, step: float | None) -> None:
         """See where things are kept.
 
         Args:
@@ -76,10 +97,9 @@ class Filler:
             rank: of this process.
             step: AdamW's count of steps, the same for all parameters; None where it has no states
                 yet. Not used at stage 0, where each parameter has its own.
-            utils: ``deepspeed.utils``.
         """
         self._optimizer, self._stage, self._rank = optimizer, stage, rank
-        self._step, self._utils = step, utils
+        self._step, self._utils = step, deepspeed().utils
 
     def __enter__(self) -> "Filler":
         """Make room."""
