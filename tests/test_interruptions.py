@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from tests.kill_matrix import WAYS, Bench
 from tokenunify_scale.train.runlog import read_metrics, read_result
 
 STEPS = 12
@@ -60,6 +61,22 @@ def test_a_signal_saves_and_ends_with_75(by, command, whole, tmp_path, tokenunif
     assert losses(out) == whole
 
 
+def test_a_run_that_nobody_listens_to_any_more_stops_with_a_save(command, tmp_path):
+    # As the ranks of other hosts, when DeepSpeed is told to stop: it ends their connections first.
+    out = tmp_path / "run"
+    speaking = "from tokenunify_scale.train import runlog; runlog.LINE_SECONDS = 0.0; "
+    words = [sys.executable, "-c", f"{speaking}from tokenunify_scale.cli import main; exit(main())"]
+    words += [*map(str, command), "--out", str(out)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    deadline = time.monotonic() + 240
+    while not losses(out) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.stdout.close()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(240) == 75
+    assert (out / "latest").read_text() == f"step-{max(losses(out)):08d}\n"
+
+
 def test_a_killed_run_loses_no_more_than_the_steps_since_its_save(
     command, whole, tmp_path, tokenunify
 ):
@@ -84,3 +101,16 @@ def test_a_damaged_save_gives_way_to_the_one_before(command, whole, tmp_path, to
     assert f"step-{STEPS:08d}: {states.name} has checksum" in again.stderr
     assert f"going on from step-{STEPS - 2:08d}" in again.stderr
     assert losses(out) == whole
+
+
+@pytest.fixture(scope="module")
+def two_ranks(demo, tmp_path_factory):
+    """Where runs of two ranks are ended, and compared with one that is not."""
+    return Bench(tmp_path_factory.mktemp("two-ranks"), demo / "shards", rounds=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["sigkill-rank", "sigkill-save"])
+def test_two_ranks_end_together_and_go_on_with_the_same_crops_and_losses(way, two_ranks):
+    row = WAYS[way](two_ranks)
+    assert not row.wrong, f"{row.wrong}\n{row.told}"

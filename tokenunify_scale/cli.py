@@ -27,6 +27,7 @@ from tokenunify_scale.config import (
 from tokenunify_scale.flags import Parser, add_slurm_options, parser_of, request
 from tokenunify_scale.train.allocator import keep_freed_memory
 from tokenunify_scale.train.leash import take_leash
+from tokenunify_scale.train.outlet import outliving_readers
 from tokenunify_scale.train.ranks import seat_of
 from tokenunify_scale.train.sbatch import Batch, sbatch_text
 
@@ -46,6 +47,7 @@ VERBS = {
 PRINTERS = {"models": "list the networks and what they cost", "status": "show how runs stand"}
 
 
+@outliving_readers()
 def main(verb: str | None = None, words: Sequence[str] | None = None) -> int:
     """Run a command line.
 

@@ -145,6 +145,9 @@ class _Loop:
     record: dict[str, Any] = field(default_factory=dict)
     """The means of the last line."""
 
+    warm: bool = False
+    """Whether a step was taken: in the first one kernels are compiled."""
+
     def begin(self, start: int) -> None:
         """Before the first step, measure what is held out; later, know what the last line had."""
         if start == 0 and self.held_out is not None:
@@ -208,10 +211,11 @@ class _Loop:
             shared[:] = sum_over_ranks(both).tolist()
             return guard.complaint(shared[0] / world.size) is None
 
-        self.watch.beat(step, "step")
+        self.watch.beat(step, "step" if self.warm else "first step")
         lr = learning_rate(self.training.optim, step=step, steps=self.training.steps)
         progress = step / self.training.steps
         taken = self.engine.step(batch, lr=lr, progress=progress, accept=accept)
+        self.warm = True
         weights = getattr(self.engine.objective, "weights", None)
         self.telemetry.count(weights(progress) if weights else None)
         loss, *votes = shared

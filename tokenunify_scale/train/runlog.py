@@ -13,7 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tokenunify_scale.config import ConfigError, DataError, dump_yaml, load_yaml, to_dict
+from tokenunify_scale.config import ConfigError, DataError, HostError, dump_yaml, load_yaml, to_dict
+from tokenunify_scale.train.hold import hold
 
 T = TypeVar("T")
 PACKAGES = ("tokenunify-scale", "torch", "deepspeed", "numpy", "numba", "mamba-ssm", "waterz")
@@ -58,6 +59,8 @@ class RunFolder:
         folder._check_owner(config, changeable)
         if rank == 0:
             folder.path.mkdir(parents=True, exist_ok=True)
+            if changeable is not None:
+                hold(folder.path)
             (folder.path / "result.json").unlink(missing_ok=True)
             write_atomically(folder.path / "config.yaml", dump_yaml(config))
             facts = {"verb": verb, **describe_environment(), **(environment or {})}
@@ -85,10 +88,21 @@ class RunFolder:
             )
 
     def log(self, **values: Any) -> None:
-        """Append one line to metrics.jsonl."""
+        """Append one line to metrics.jsonl.
+
+        Raises:
+            HostError: the disk does not take it.
+        """
         if self.rank == 0:
-            with (self.path / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps(values) + "\n")
+            path = self.path / "metrics.jsonl"
+            try:
+                with path.open("a") as file:
+                    file.write(json.dumps(values) + "\n")
+            except OSError as error:
+                raise HostError(
+                    f"{path} cannot be written ({error.strerror}), after step {values.get('step')}:"
+                    " make room, then start the run again; it goes on from its newest checkpoint"
+                ) from error
 
     def rewind(self, step: int) -> None:
         """Drop lines of metrics.jsonl after ``step``: they will be measured again; 0 drops all."""

@@ -18,7 +18,9 @@ EXIT_CODE = 3
 TICKS = 20  # looks at the clock within the limit
 LONGEST_TICK = 1.0  # seconds
 REPORT_SECONDS = 5.0  # for the report: stderr may be a pipe that nobody reads
-FACTORS: Mapping[str, float] = MappingProxyType({"start": 4.0, "load": 4.0, "save": 4.0})
+FACTORS: Mapping[str, float] = MappingProxyType(
+    {"start": 4.0, "load": 4.0, "first step": 4.0, "save": 4.0}
+)
 """Phases that may take longer, in limits: files are written, kernels compiled."""
 
 
