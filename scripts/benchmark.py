@@ -1,4 +1,4 @@
-"""Measure a scan, a training step, the loader or the objectives: scripts/benchmark.py loader"""
+"""Measure scan, step, loop, loader, objectives or memory: scripts/benchmark.py loader"""
 
 from tokenunify_scale.cli import main
 

@@ -13,7 +13,7 @@ from matplotlib.image import imread
 from tokenunify_scale import benchmark, build_model
 from tokenunify_scale.cli import main
 from tokenunify_scale.config import ConfigError, HostError, build
-from tokenunify_scale.measure import clock, growth
+from tokenunify_scale.measure import clock, growth, planned
 from tokenunify_scale.measure.report import Finding
 from tokenunify_scale.measure.step import KINDS, OTHER
 from tokenunify_scale.models.count import cost
@@ -50,6 +50,21 @@ def test_the_plan_of_the_objectives_names_them_and_the_patches_they_grow_to(quic
     assert "affinity" not in plan["objectives"]
     with pytest.raises(ConfigError, match="at least 400"):
         benchmark.plan(benchmark.Config(what="objectives", patches=300))
+
+
+def test_the_plan_of_memory_names_sizes_stages_and_ranks(quick):
+    plan = benchmark.plan(benchmark.Config(what="memory"))
+    assert plan["sizes"] == ["atto", "femto", "pico", "nano", "tiny"]
+    assert plan["zero"] == [0, 3] and plan["ranks"] == [1, 2]
+
+
+def test_memory_is_judged_by_the_cell_that_is_farthest_off(quick, capsys, monkeypatch, tmp_path):
+    cell = {"size": "atto", "stage": 0, "ranks": 1, "planned": 1.1, "measured": 1.0}
+    monkeypatch.setattr(planned, "compare", lambda *_, **__: {"cells": [cell]})
+    volume = "synthetic:seed=7,shape=16x160x160"
+    config = benchmark.Config(what="memory", out=tmp_path, volume=volume)
+    assert benchmark.run(config)["metrics"] == {"targets_met": 1, "targets": 1}
+    assert "1.100" in capsys.readouterr().out
 
 
 def test_a_gpu_that_is_not_there_is_an_error_of_the_host(quick):

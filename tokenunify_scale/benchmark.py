@@ -1,4 +1,4 @@
-"""Measure the scan, a step, the loader or the objectives beside what is possible or usual."""
+"""Measure the scan, a step, loop and loader, objectives and memory beside what is possible."""
 
 import json
 import time
@@ -11,7 +11,7 @@ from torch import nn
 
 from tokenunify_scale.config import HostError, Named, to_dict
 from tokenunify_scale.data.shards.pack import shard_bytes
-from tokenunify_scale.measure import growth, loader, objectives, scan, tables
+from tokenunify_scale.measure import growth, loader, loop, objectives, planned, scan, tables
 from tokenunify_scale.measure.clock import threads
 from tokenunify_scale.measure.layers import step_in_parts
 from tokenunify_scale.measure.memory import peak_extra
@@ -20,7 +20,7 @@ from tokenunify_scale.measure.report import Finding, counts, verdicts
 from tokenunify_scale.measure.step import steps_on_gpu
 from tokenunify_scale.models.count import cost
 from tokenunify_scale.models.emmamba import SIZES
-from tokenunify_scale.models.load import build_chosen
+from tokenunify_scale.models.load import build_chosen, strategy_of
 from tokenunify_scale.objectives import build_objective, needs_labels
 from tokenunify_scale.ops import backend
 from tokenunify_scale.registry import MODELS, OBJECTIVES
@@ -35,8 +35,10 @@ Measured = tuple[dict[str, Any], str, list[Finding]]
 class Config:
     """One benchmark."""
 
-    what: Literal["scan", "step", "loader", "objectives"]
-    """The scan at the network's shapes, a training step, reading crops, or what is learned."""
+    what: Literal["scan", "step", "loop", "loader", "objectives", "memory"]
+    """The scan at the network's shapes, a training step, the loop around it, reading crops, what is
+    learned, or what real ranks hold, for all sizes up to the network's, beside what --dry-run
+    foretells."""
 
     out: Path = Path("runs/benchmark")
     """Where scan.json, step.json, step.png and so on are written, and the loader's shards."""
@@ -91,6 +93,11 @@ def plan(config: Config) -> dict[str, Any]:
     if config.what == "loader":
         size = shard_bytes(config.crops, crop=config.crop)
         return {"volume": config.volume, "crops": config.crops, "bytes": size}
+    if config.what == "loop":
+        return {"model": config.model.name, "crop": list(config.crop), "steps": _steps(config)}
+    if config.what == "memory":
+        sizes = planned.ladder(config.model.name)
+        return {"sizes": sizes, "zero": [*planned.STAGES], "ranks": [*planned.WORLDS]}
     place = {
         "device": device,
         "backend": backend.describe(device)["backend"],
@@ -117,6 +124,8 @@ def run(config: Config) -> dict[str, Any]:
     device = _device(config)
     measure = {
         "loader": _loader,
+        "loop": _loop,
+        "memory": _memory,
         "objectives": _objectives,
         "scan": _scan_on_gpu if device == "cuda" else _scan,
         "step": _step_on_gpu if device == "cuda" else _step,
@@ -152,6 +161,37 @@ def _loader(config: Config) -> Measured:
     )
     measured = loader.compare(data, repeats=config.repeats)
     return measured, loader.loader_table(measured), loader.loader_findings(measured)
+
+
+def _steps(config: Config) -> int:
+    """Steps of the loop that are timed."""
+    return 2 * config.repeats
+
+
+def _loop(config: Config) -> Measured:
+    torch.manual_seed(0)
+    folder = config.out / "loop"
+    data = loader.make_data(
+        folder / "data", volume=config.volume, crop=config.crop, count=config.crops
+    )
+    measured = loop.compare(
+        build_objective(_choice("tokenunify"), backbone=_network(config), seed=0),
+        shards=data.shards,
+        strategy=strategy_of(config.model.name),
+        steps=_steps(config),
+        out=folder / "run",
+    )
+    return measured, loop.loop_table(measured), loop.loop_findings(measured)
+
+
+def _memory(config: Config) -> Measured:
+    folder = config.out / "memory"
+    data = loader.make_data(
+        folder / "data", volume=config.volume, crop=config.crop, count=planned.CROPS
+    )
+    sizes = planned.ladder(config.model.name)
+    measured = planned.compare(sizes, shards=data.shards, folder=folder, crop=config.crop)
+    return measured, planned.memory_table(measured), planned.memory_findings(measured)
 
 
 def _device(config: Config) -> str:
@@ -223,6 +263,11 @@ def _names() -> list[str]:
     return [name for name in OBJECTIVES.names() if not needs_labels(name)]
 
 
+def _choice(name: str) -> Named:
+    """An objective as it is by default."""
+    return Named(name, OBJECTIVES.get(name).config)
+
+
 def _sizes(config: Config) -> list[growth.Given]:
     with torch.device("meta"):
         return growth.sizes_of(_network(config), most=config.patches)
@@ -232,7 +277,7 @@ def _objectives(config: Config) -> Measured:
     torch.manual_seed(0)
     device, often = _device(config), {"repeats": config.repeats}
     model = _network(config).to(device)
-    choices = [Named(name, OBJECTIVES.get(name).config) for name in _names()]
+    choices = [_choice(name) for name in _names()]
     learned = {
         choice.name: build_objective(choice, backbone=model, seed=0).to(device)
         for choice in choices

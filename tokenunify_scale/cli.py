@@ -42,7 +42,7 @@ VERBS = {
     "export": "write a Hugging Face folder",
     "import-official": "turn a checkpoint of the paper's release into a run",
     "doctor": "look at this machine, or at all hosts of a job, before training",
-    "benchmark": "measure the scan, a training step, the loader or the objectives",
+    "benchmark": "measure scan, step, loop, loader, objectives or memory",
 }
 PRINTERS = {"models": "list the networks and what they cost", "status": "show how runs stand"}
 

@@ -3,7 +3,7 @@
 import logging
 import math
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,7 +32,7 @@ from tokenunify_scale.train.checkpoint import Description, read_weights
 from tokenunify_scale.train.door import join, require
 from tokenunify_scale.train.job import run_job
 from tokenunify_scale.train.peaks import device_peak
-from tokenunify_scale.train.plan import training_plan
+from tokenunify_scale.train.plan import job_size, training_plan
 from tokenunify_scale.train.ranks import seat_of, world_size
 from tokenunify_scale.train.telemetry import Facts
 from tokenunify_scale.train.training import Training, deepspeed_config
@@ -88,8 +88,12 @@ def plan(config: Config) -> dict[str, Any]:
     model, _, start = _start(config)
     network, crop = _shape(config, model)
     crops = _crops(config, crop=crop, margin=network.margin)
-    world = config.expect_world or seat_of(os.environ).size
+    world, hosts = job_size(
+        config.hostfile, expected=config.expect_world, started=seat_of(os.environ).size
+    )
     settings = _settings(config, model, world=world)
+    with torch.device("meta"):
+        objective = build_objective(config.objective, backbone=network, seed=config.seed)
     counted = cost(network, crop=crop, in_channels=CHANNELS)
     return {
         "model": model.name,
@@ -100,9 +104,13 @@ def plan(config: Config) -> dict[str, Any]:
         "GMAC_per_crop": round(counted.gmac, 1),
         **training_plan(
             settings,
+            objective=objective,
+            crop=(CHANNELS, *crop),
             world=world,
+            hosts=hosts,
             steps=config.steps,
-            **asdict(counted),
+            parameters=counted.parameters,
+            gmac=counted.gmac,
         ),
         "deepspeed": settings,
     }

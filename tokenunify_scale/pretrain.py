@@ -2,7 +2,7 @@
 
 import math
 import os
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,7 +28,7 @@ from tokenunify_scale.train.door import join, require
 from tokenunify_scale.train.held_out import HeldOut, micro_batch
 from tokenunify_scale.train.job import run_job
 from tokenunify_scale.train.peaks import device_peak
-from tokenunify_scale.train.plan import training_plan
+from tokenunify_scale.train.plan import job_size, training_plan
 from tokenunify_scale.train.ranks import seat_of, world_size
 from tokenunify_scale.train.telemetry import Facts
 from tokenunify_scale.train.training import Training, deepspeed_config
@@ -95,7 +95,9 @@ def plan(config: Config) -> dict[str, Any]:
         ConfigError: the batch, the strategy, the crop or the objective cannot be.
     """
     crop, channels, state = _known(config)
-    world = config.expect_world or seat_of(os.environ).size
+    world, hosts = job_size(
+        config.hostfile, expected=config.expect_world, started=seat_of(os.environ).size
+    )
     settings, objective = _check(config, crop=crop, channels=channels, world=world)
     with torch.device("meta"):
         deployed = build_chosen(config.model, in_channels=channels, out_channels=3)
@@ -115,9 +117,13 @@ def plan(config: Config) -> dict[str, Any]:
         "GMAC_per_crop": round(counted.gmac, 1),
         **training_plan(
             settings,
+            objective=objective,
+            crop=(channels, *crop),
             world=world,
+            hosts=hosts,
             steps=config.steps,
-            **asdict(counted),
+            parameters=counted.parameters,
+            gmac=counted.gmac,
         ),
         **({"schedule": lines} if lines else {}),
         "deepspeed": settings,

@@ -137,3 +137,14 @@ def test_compiling_makes_no_graph_break():
                                                                    dtype=torch.float32)
     compiled = torch.compile(conv3d, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x, weight, padding=ONE), conv3d(x, weight, padding=ONE))
+
+
+def test_the_gradient_of_a_wide_16_bit_weight_is_that_of_32_bits():
+    # torch 2.13's own, of this shape in three dimensions, has NaN on processors with AMX.
+    shape, weight, padding = (1, 512, 2, 20, 20), (256, 512, 1, 5, 5), (0, 2, 2)
+    form = formulation(weight, stride=ONE, padding=padding, batch=1, sides=shape[2:], narrow=True)
+    assert form == "planes"
+    given = [random(*shape, dtype=torch.float32), random(*weight, dtype=torch.float32)]
+    oracle = value_and_gradients(conv3d, given, padding=padding)
+    narrow = [each.detach().bfloat16().requires_grad_() for each in given]
+    assert_close(value_and_gradients(conv3d, narrow, padding=padding), oracle, tolerance=0.02)

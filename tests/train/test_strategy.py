@@ -12,7 +12,6 @@ from tokenunify_scale.train.strategy import (
     is_narrow,
     load_strategy,
     offload_of,
-    state_bytes,
     strategies,
     with_stage,
 )
@@ -113,17 +112,6 @@ def test_an_unknown_strategy_is_answered_with_the_nearest():
         load_strategy("hgue")
     with pytest.raises(ConfigError, match="no file nowhere.json"):
         load_strategy("nowhere.json")
-
-
-@pytest.mark.parametrize(
-    "stage, bytes_a_parameter",
-    [(0, (4, 4, 8)), (1, (4, 4, 1)), (2, (4, 0.5, 1)), (3, (0.5, 0.5, 1))],
-)
-def test_each_stage_shares_one_more_kind_of_state(stage, bytes_a_parameter):
-    found = state_bytes(1000, stage=stage, world=8)
-    assert list(found) == ["parameters", "gradients", "optimizer"]
-    assert list(found.values()) == [1000 * size for size in bytes_a_parameter]
-    assert sum(state_bytes(1000, stage=stage, world=1).values()) == 16000
 
 
 NARROW, ON = {"bf16": {"enabled": True}}, {"enabled": True}

@@ -28,6 +28,8 @@ TARGETS = {
     "whole volumes": Target("at least", 100, ".0f"),
     "growth": Target("at most", 1.15, ".2f"),
     "three-way step": Target("at most", 1.25, ".2f"),
+    "loop": Target("at most", 0.03, ".1%"),
+    "planner": Target("at most", 0.15, ".1%"),
 }
 VERDICTS = {True: "PASS", False: "FAIL", None: ""}
 

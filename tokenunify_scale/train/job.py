@@ -19,7 +19,7 @@ from tokenunify_scale.train.watch import Watch
 # What a run that goes on may be given anew: how often it writes, and how it is sharded.
 CHANGEABLE = ("telemetry", "recompute", "log_every", "save_every", "strategy", "zero", "out")
 CHANGEABLE += ("held_out", "held_out_every", "held_out_crops", "saves", "guard", "hang_after")
-CHANGEABLE += ("expect_world",)
+CHANGEABLE += ("expect_world", "hostfile")
 
 
 def run_job(

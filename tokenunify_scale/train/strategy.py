@@ -136,18 +136,3 @@ def offload_of(config: dict[str, Any]) -> Literal["none", "cpu", "nvme"]:
     """The slowest place where model state is kept under a strategy."""
     places = {*_offloads(config).values()}
     return "nvme" if "nvme" in places else "cpu" if "cpu" in places else "none"
-
-
-def state_bytes(parameters: int, *, stage: int, world: int) -> dict[str, float]:
-    """Bytes of model state a rank holds: fp32 weights, gradients and AdamW's two moments.
-
-    Activations, buckets and the allocator's slack come on top.
-
-    Source: Rajbhandari et al. 2020 (ZeRO), Fig. 1, for fp32 parameters.
-    """
-    word = 4.0 * parameters
-    return {
-        "parameters": word / (world if stage >= 3 else 1),
-        "gradients": word / (world if stage >= 2 else 1),
-        "optimizer": 2 * word / (world if stage >= 1 else 1),
-    }

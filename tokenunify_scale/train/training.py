@@ -27,6 +27,9 @@ class Training:
     """Ranks that the job must have, else it refuses to train; with --dry-run, that it would have.
     The environment's TOKENUNIFY_EXPECT_WORLD promises too."""
 
+    hostfile: str | None = None
+    """With --dry-run: the hosts of the job that is planned, as DeepSpeed's launcher reads them."""
+
     optim: OptimConfig = field(default_factory=OptimConfig)
     """AdamW and its schedule."""
 
