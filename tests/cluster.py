@@ -28,6 +28,7 @@ TOOLS = {
     "ip": "iproute2", "ssh": "openssh-client", "ssh-keygen": "openssh-client",
     "sshd": "openssh-server", "unshare": "util-linux", "nsenter": "util-linux",
 }  # fmt: skip
+STAND_IN = Path(__file__).with_name("cluster_sshd.py")
 NETWORK = "10.219.57"
 APART = ("--net", "--uts", "--pid", "--mount", "--ipc")
 
@@ -51,7 +52,9 @@ mkdir /run/sshd
 mount --bind "$3/ssh" /etc/ssh
 mount --bind "$3/hosts" /etc/hosts
 if [ -d ~root/.ssh ]; then mount -t tmpfs tmpfs ~root/.ssh; fi
-"$4" -E "$3/$1.log"
+log=$3/$1.log
+shift 3
+"$@" "$log"
 echo up
 exec cat
 """
@@ -121,7 +124,8 @@ def missing() -> str | None:
     """Why there can be no such hosts here; None where there can."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "hosts as namespaces need root on Linux"
-    if absent := {package: None for tool, package in TOOLS.items() if not _find(tool)}:
+    found = {tool: _server() if tool == "sshd" else _find(tool) for tool in TOOLS}
+    if absent := {package: None for tool, package in TOOLS.items() if not found[tool]}:
         return f"hosts as namespaces need {', '.join(absent)}: apt-get install {' '.join(absent)}"
     probe = "ip link add name bridge type bridge && mount -t tmpfs tmpfs /run"
     words = [_tool("unshare"), *APART, "--fork", "--mount-proc", "sh", "-c", probe]
@@ -132,6 +136,10 @@ def missing() -> str | None:
 @contextmanager
 def hosts(count: int, *, slots: int = 1) -> Iterator[Cluster]:
     """Bring up ``count`` hosts, node1 and on, for as long as the context lasts.
+
+    Each runs ``sshd``. Where that is not installed, or the variable TOKENUNIFY_TEST_SSHD is
+    ``stand-in``, it runs ``cluster_sshd.py`` instead, a server written with the package asyncssh.
+    The client is always ``ssh``.
 
     Args:
         count: how many.
@@ -148,7 +156,7 @@ def hosts(count: int, *, slots: int = 1) -> Iterator[Cluster]:
         write(folder, names, slots=slots, keygen=_tool("ssh-keygen"))
         switch = _keeper(["--net"], SWITCH, keepers=keepers, says="up")
         for number, (name, address) in enumerate(names):
-            words = [name, address, str(folder), _tool("sshd")]
+            words = [name, address, str(folder), *_server()]
             first = _keeper([*APART, "--mount-proc"], HOST, *words, keepers=keepers, says="here")
             port = f"port{number}"
             pair = ["link", "add", "name", port, "type", "veth", "peer", "name", "eth0"]
@@ -215,6 +223,17 @@ def _do(tool: str, *words: str, of: int) -> None:
     """Run a command in another process's network."""
     command = [_tool("nsenter"), f"--target={of}", "--net", "--", _tool(tool), *words]
     subprocess.run(command, check=True, timeout=60)
+
+
+def _server() -> list[str]:
+    """The command of a host's ssh server, less its log; no words where there can be none."""
+    if os.environ.get("TOKENUNIFY_TEST_SSHD") != "stand-in" and (sshd := _find("sshd")):
+        return [sshd, "-E"]
+    try:
+        import asyncssh  # noqa: F401
+    except ImportError:
+        return []
+    return [sys.executable, str(STAND_IN)]
 
 
 def _environment() -> dict[str, str]:
