@@ -88,8 +88,7 @@ def _say_error(error: Exception) -> None:
     with suppress(HostError):
         rank = seat_of(os.environ).rank
     shared = isinstance(error, ConfigError | DivergedError | Stopped)
-    shared = shared or getattr(error, "of_main", False)
-    if rank == 0 or not shared:
+    if rank == 0 or not getattr(error, "of_main", shared):
         place = f"[rank {rank}] " if rank else ""
         print(f"{place}error: {' '.join(str(error).split())}", file=sys.stderr)
 

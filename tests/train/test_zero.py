@@ -189,6 +189,7 @@ for stage in (0, 1, 2, 3):
             report["losses"] = max(abs(a / b - 1) for a, b in pairs)
             report["weights"] = max((end[n] - then[2][n]).abs().max().item() for n in end)
             print("REPORT " + json.dumps(report), flush=True)
+torch.distributed.barrier()
 torch.distributed.destroy_process_group()
 """
 

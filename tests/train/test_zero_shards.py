@@ -1,5 +1,7 @@
 import collections
+import enum
 import os
+import sys
 
 import pytest
 import torch
@@ -133,3 +135,19 @@ def test_a_file_can_run_nothing_and_a_damaged_one_is_said_to_be(tmp_path, monkey
     torch.save([1], path)
     with pytest.raises(DataError, match="holds a list"):
         load(path)
+
+
+class Later(enum.Enum):
+    """As Python 3.11.2 writes an enumeration's member."""
+
+    HERE = 1
+
+    def __reduce_ex__(self, protocol):
+        return getattr, (self.__class__, self.name)
+
+
+def test_a_member_of_deepspeeds_enumerations_is_no_reason_to_refuse_a_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(Later, "__module__", "deepspeed.later")
+    monkeypatch.setitem(sys.modules, "deepspeed.later", sys.modules[__name__])
+    torch.save({"stage": Later.HERE, "a": torch.ones(2)}, tmp_path / "a.pt")
+    assert torch.equal(load(tmp_path / "a.pt")["a"], torch.ones(2))

@@ -86,6 +86,7 @@ class Team:
             while self._comm.iprobe(tag=STOP):
                 self._comm.recv(tag=STOP)
             if error is not None and self.rank == failed[0]:
+                error.of_main = False  # this rank has to say it
                 raise error
             raise SystemExit(codes[failed[0]])
 

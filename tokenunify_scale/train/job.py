@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from tokenunify_scale.config import to_dict
 from tokenunify_scale.train.checkpoint import Description, save_weights
-from tokenunify_scale.train.distributed import World
+from tokenunify_scale.train.distributed import World, barrier
 from tokenunify_scale.train.engine import Engine
 from tokenunify_scale.train.held_out import HeldOut
 from tokenunify_scale.train.loop import Batches, train
@@ -95,6 +95,7 @@ def run_job(
         watch.beat(config.steps, "save")
         engine.forget()
         weights = engine.weights(objective.backbone)
+        barrier()  # a rank that leaves while others still listen can make them abort
     engine.close()
     if not world.is_main:
         return {}

@@ -15,6 +15,7 @@ from torch import Tensor
 from tokenunify_scale.config import DataError
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+GETATTR = "builtins.getattr"
 Shapes = dict[str, torch.Size]
 
 
@@ -50,7 +51,9 @@ def load(path: Path) -> dict[str, Any]:
     """
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        inert = [(_Inert, name) for name in names if name.startswith("deepspeed.")]
+        # Some versions of Python write an enumeration's member as getattr(class, name).
+        theirs = (name for name in names if name.startswith("deepspeed.") or name == GETATTR)
+        inert = [(_Inert, name) for name in theirs]
         with torch.serialization.safe_globals(inert):
             content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
