@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from tests.cluster_files import write
@@ -229,11 +230,7 @@ def _server() -> list[str]:
     """The command of a host's ssh server, less its log; no words where there can be none."""
     if os.environ.get("TOKENUNIFY_TEST_SSHD") != "stand-in" and (sshd := _find("sshd")):
         return [sshd, "-E"]
-    try:
-        import asyncssh  # noqa: F401
-    except ImportError:
-        return []
-    return [sys.executable, str(STAND_IN)]
+    return [sys.executable, str(STAND_IN)] if find_spec("asyncssh") else []
 
 
 def _environment() -> dict[str, str]:
