@@ -66,6 +66,17 @@ def test_an_init_under_a_name_of_the_study_s_own_is_held_against_what_it_stands_
         collect(jobs, all_finished(jobs))
 
 
+def test_each_variant_has_a_row_with_the_pretraining_that_they_share(tmp_path):
+    recipe = {**RECIPE, "variants": {"all": {}, "fast": {"finetune": {"steps": 2}}}}
+    jobs = finish(plan(build(Study, recipe), tmp_path))
+    rows = collect(jobs, all_finished(jobs))
+    assert [(row.init, row.variant) for row in rows] == [
+        ("mae", "all"), ("mae", "fast"), ("random", "all"), ("random", "fast"),
+    ]  # fmt: skip
+    assert rows[0].pretrain_loss == rows[1].pretrain_loss == 0.09 and rows[1].seconds == 12.5
+    assert "variant" in to_markdown(rows)
+
+
 def test_a_run_that_is_not_finished_is_named_and_its_numbers_stay_empty(jobs):
     states = all_finished(jobs, **{f"{s}/{LABEL}": "to do" for s in ("segment", "evaluate")})
     row = collect(jobs, states)[0]

@@ -72,6 +72,34 @@ def test_the_grid_names_model_objective_and_seed_and_keeps_options_beside_the_na
     assert jobs["segment/atto-mae-s3"].arguments["affinities"].endswith("predict/atto-mae-s3")
 
 
+def test_a_size_may_have_some_of_the_inits_only(tmp_path):
+    jobs = plan(study(only={"atto": ["random"]}), tmp_path)
+    cells = {job.name for job in jobs if job.verb == "finetune"}
+    assert cells == {f"finetune/{c}-s0" for c in ("femto-mae", "femto-random", "atto-random")}
+    with pytest.raises(ConfigError, match="only.nano is"):
+        study(only={"nano": ["random"]})
+
+
+def test_variants_change_stages_and_share_the_pretraining_that_none_of_them_changes(tmp_path):
+    variants = {"all": {}, "fast": {"finetune": {"steps": 2, "optim": {"lr": 1}}}}
+    changed = study(variants=variants, finetune={**RECIPE["finetune"], "optim": {"clip": 2}})
+    jobs = by_name(plan(changed, tmp_path))
+    assert len(jobs) == 2 + 2 * (1 + 2 * 4 + 2 * 4)
+    fast = jobs["finetune/atto-mae-s0-fast"]
+    assert fast.arguments["steps"] == 2 and fast.arguments["optim"] == {"clip": 2, "lr": 1}
+    assert jobs["finetune/atto-mae-s0-all"].arguments["steps"] == 7
+    assert fast.arguments["init"] == f"{tmp_path}/pretrain/atto-mae-s0"
+    assert fast.axes["variant"] == "fast" and "variant" not in jobs["pretrain/atto-mae-s0"].axes
+    own = by_name(plan(study(variants={"long": {"pretrain": {"steps": 9}}}), tmp_path))
+    assert own["pretrain/atto-mae-s0-long"].arguments["steps"] == 9
+
+
+@pytest.mark.parametrize("variants", [{"a b": {}}, {"a": {"prepare": {}}}, {"a": 3}])
+def test_a_variant_without_a_usable_name_or_stage_is_refused(variants):
+    with pytest.raises(ConfigError, match="variants.a"):
+        study(variants=variants)
+
+
 def test_a_changed_setting_changes_the_request_of_its_stage_and_of_all_after_it(tmp_path):
     old = by_name(plan(study(), tmp_path))
     new = by_name(plan(study(pretrain={**RECIPE["pretrain"], "steps": 6}), tmp_path))

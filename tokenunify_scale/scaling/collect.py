@@ -24,6 +24,8 @@ class Row:
     size: str
     init: str
     seed: int
+    variant: str = ""
+    """Of the study's own axis, where it has one."""
     parameters: int | None = None
     """Of the fine-tuned network."""
     pretrain_loss: float | None = None
@@ -54,11 +56,14 @@ def collect(jobs: Iterable[Job], states: Mapping[str, str]) -> list[Row]:
     Raises:
         DataError: a result lacks a number, or says it is of another model, seed or objective.
     """
+    ran = [job for job in jobs if job.axes]
     cells: dict[tuple, dict[str, Job]] = {}
-    for job in jobs:
-        if job.axes:
-            cells.setdefault(tuple(job.axes.values()), {})[job.verb] = job
-    return [_row(chain, states) for chain in cells.values()]
+    for job in ran:
+        cells.setdefault(tuple(job.axes.values()), {})[job.verb] = job
+    # A pretraining that variants share has no cell of its own.
+    shared = {key: chain for key, chain in cells.items() if [*chain] == ["pretrain"]}
+    rows = {key: chain for key, chain in cells.items() if key not in shared}
+    return [_row({**shared.get(key[:3], {}), **chain}, states) for key, chain in rows.items()]
 
 
 def _row(chain: Mapping[str, Job], states: Mapping[str, str]) -> Row:
@@ -67,7 +72,7 @@ def _row(chain: Mapping[str, Job], states: Mapping[str, str]) -> Row:
     learned = pretrain.arguments["objective"]["name"] if pretrain else RANDOM
     finished = [job for job in stages if states[job.name] == "finished"]
     found = {job.verb: _result(job, learned=learned) for job in finished}
-    row: dict[str, Any] = dict(stages[0].axes)
+    row: dict[str, Any] = dict(stages[-1].axes)
     row["missing"] = next((job.name for job in stages if job.verb not in found), "")
     for stage in ("pretrain", "finetune"):
         if stage in found:
@@ -124,10 +129,11 @@ def to_csv(rows: Iterable[Row]) -> str:
 def to_markdown(rows: Iterable[Row]) -> str:
     """Rows as a Markdown table, numbers rounded for reading; what is missing is a dash."""
     rows = list(rows)
-    columns = [c for c in COLUMNS if c != "missing" or any(row.missing for row in rows)]
+    optional = [c for c in ("variant", "missing") if not any(getattr(row, c) for row in rows)]
+    columns = [c for c in COLUMNS if c not in optional]
     cells = [[_cell(column, getattr(row, column)) for column in columns] for row in rows]
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
-    text = [name in ("size", "init", "missing") for name in columns]
+    text = [name in ("size", "init", "variant", "missing") for name in columns]
     rule = ["-" * w if t else "-" * (w - 1) + ":" for w, t in zip(widths, text, strict=True)]
     lines = []
     for line in (columns, rule, *cells):

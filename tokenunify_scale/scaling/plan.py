@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ class Job:
     request: str
     """Fingerprint of the arguments and of the requests of all that this job builds on."""
     axes: Mapping[str, Any] = field(default_factory=dict)
-    """size, init and seed; empty for data that all runs share."""
+    """size, init and seed, and the variant where a study has some and this job is not shared by
+    them; empty for data that all runs share."""
 
 
 def plan(study: Study, out: Path | str) -> list[Job]:
@@ -45,13 +47,15 @@ def plan(study: Study, out: Path | str) -> list[Job]:
         name: _job(f"prepare/{name}", settings, sources={}, words={}, axes={}, out=out)
         for name, settings in study.prepare.items()
     }
-    jobs = list(data.values())
-    for size in study.sizes:
-        for seed in study.seeds:
-            for init in study.inits:
-                axes = {"size": size, "init": init, "seed": seed}
-                jobs += _cell(study, axes, objective=learned.get(init), data=data, out=out)
-    return jobs
+    jobs = {job.name: job for job in data.values()}
+    cells = product(study.sizes, study.seeds, study.inits, study.variants or [None])
+    for size, seed, init, variant in cells:
+        if init in study.only.get(size, study.inits):
+            axes = {"size": size, "init": init, "seed": seed}
+            axes |= {} if variant is None else {"variant": variant}
+            chain = _cell(study, axes, objective=learned.get(init), data=data, out=out)
+            jobs |= {job.name: job for job in chain}
+    return list(jobs.values())
 
 
 def _cell(
@@ -63,24 +67,38 @@ def _cell(
     out: Path,
 ) -> list[Job]:
     """The chain of one cell of the grid, from its pretraining, if any, to its scores."""
-    label = f"{axes['size']}-{axes['init']}-s{axes['seed']}"
+    changes = study.variants.get(axes.get("variant"), {})
     words = {**axes, "model": _fill(study.model, axes, where="model")}
     words |= {"pretrain": RANDOM} if objective is None else {}
     chain: dict[str, Job] = {}
     for stage, grid in STAGES.items():
         if stage in words:
             continue
-        settings = dict(getattr(study, stage))
+        settings = _merged(getattr(study, stage), changes.get(stage, {}))
+        own = axes
         if stage == "pretrain":
             settings["objective"] = objective
+            if not any("pretrain" in some for some in study.variants.values()):
+                own = {key: value for key, value in axes.items() if key != "variant"}
         for key, value in grid.items():
             options = settings.get(key, {})
             if not isinstance(options, Mapping) or (options and not isinstance(value, Mapping)):
                 raise ConfigError(f"{stage}.{key} is decided by the grid, not by {options!r}")
             settings[key] = {**options, **value} if isinstance(value, Mapping) else value
+        label = "-".join(f"s{v}" if k == "seed" else str(v) for k, v in own.items())
         name, sources = f"{stage}/{label}", {**data, **chain}
-        chain[stage] = _job(name, settings, sources=sources, words=words, axes=axes, out=out)
+        chain[stage] = _job(name, settings, sources=sources, words=words, axes=own, out=out)
     return list(chain.values())
+
+
+def _merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with some changed, key by key at every depth."""
+    merged = dict(settings)
+    for key, value in changes.items():
+        old = merged.get(key)
+        deep = isinstance(value, Mapping) and isinstance(old, Mapping)
+        merged[key] = _merged(old, value) if deep else value
+    return merged
 
 
 def _job(

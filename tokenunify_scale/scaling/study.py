@@ -10,7 +10,8 @@ from tokenunify_scale.config import ConfigError, did_you_mean
 from tokenunify_scale.registry import Entry, Registry
 
 RANDOM = "random"
-WORDS = ("size", "init", "seed", "model")
+WORDS = ("size", "init", "seed", "model", "variant")
+NAME = r"[\w+-]+"  # of what names folders and curves
 # What the grid tells each stage. {stage} is the folder of that stage's run in the same cell.
 # The objective of a pretraining is not here: objectives_of has it.
 STAGES: dict[str, dict[str, Any]] = {
@@ -41,6 +42,13 @@ class Study:
 
     seeds: tuple[int, ...] = (0,)
     """Each cell of the grid is run once for each of these."""
+
+    only: Mapping[str, Any] = field(default_factory=dict)
+    """Sizes that do not start from everything: SIZE to the inits it has."""
+
+    variants: Mapping[str, Any] = field(default_factory=dict)
+    """One more axis, of anything: NAME to settings of stages that it has beyond those of all,
+    {mamba: {finetune: {train: [mamba]}}}. They share a pretraining that none of them changes."""
 
     model: str = "emmamba_{size}"
     """Registry name of the model, with the size filled in."""
@@ -82,6 +90,20 @@ class Study:
                 raise ValueError(f"prepare.{name} is {settings!r}, expected settings of `prepare`")
         if self.objectives:
             self._check_objectives()
+        for size, inits in self.only.items():
+            known = isinstance(inits, list) and inits and {*inits} <= {*self.inits}
+            if size not in self.sizes or not known:
+                raise ValueError(
+                    f"only.{size} is {inits!r}: expected a size of {list(self.sizes)} and a list "
+                    f"of some of {list(self.inits)}"
+                )
+        for name, stages in self.variants.items():
+            if not re.fullmatch(NAME, str(name), re.ASCII):
+                raise ValueError(f"variants.{name}: names are letters, digits, _, + and -")
+            if not isinstance(stages, Mapping) or not {*stages} <= {*STAGES}:
+                raise ValueError(
+                    f"variants.{name} is {stages!r}, expected settings of some of {list(STAGES)}"
+                )
 
     def _check_objectives(self) -> None:
         known = _registered().names()
@@ -91,7 +113,7 @@ class Study:
                 raise ValueError(
                     f"{where}: the name is taken, as are {', '.join((RANDOM, *known))}"
                 )
-            if not re.fullmatch(r"[\w+-]+", str(name), re.ASCII):  # it names folders and curves
+            if not re.fullmatch(NAME, str(name), re.ASCII):
                 raise ValueError(f"{where}: names are letters, digits, _, + and -")
             if not isinstance(settings, Mapping) or "name" not in settings:
                 raise ValueError(f"{where} is {settings!r}, expected {{name: OBJECTIVE, ...}}")
