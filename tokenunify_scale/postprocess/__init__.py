@@ -1,4 +1,5 @@
-"""From affinities to neurons: fragments by watershed, then agglomeration.
+"""From affinities to neurons: fragments, the graph of who touches whom, and its partition.
 
-Each method enters POSTPROCESS as ``segment(options, affinities) -> (segmentation, fragments)``.
+Each method enters POSTPROCESS as ``segment(config, affinities, *, offsets)``, which gives
+segmentations by threshold, and the fragments; ``phases`` has its steps one by one, for blocks.
 """

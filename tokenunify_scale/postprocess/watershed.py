@@ -1,35 +1,77 @@
 """Fragments: a seeded watershed on the boundary map of three nearest-neighbour affinities."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import ndimage, sparse
-from scipy.sparse import csgraph
+from scipy import ndimage
 from skimage.morphology import local_maxima
 from skimage.segmentation import watershed
 
-from tokenunify_scale.config import DataError
+from tokenunify_scale.config import ConfigError, DataError
+from tokenunify_scale.postprocess.attach import attach
+from tokenunify_scale.postprocess.consistency import consistent
 from tokenunify_scale.train.runlog import track
 
+Offset = tuple[int, int, int]
 Mode = Literal["sections", "volume"]
-Attach = Literal["edges", "flood"]
+Weigh = Literal["mean", "weakest"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watershed:
+    """How fragments are made."""
+
+    fragments: Mode = "sections"
+    """Watershed of each section on its own, or of the volume in three dimensions."""
+
+    boundary: float = 0.5
+    """Boundary value (1 - affinity) from which on a voxel cannot be a seed of a fragment."""
+
+    boundary_of: Weigh = "mean"
+    """The boundary value of a voxel is that of the mean of its two edges in the plane (paper), or
+    of the weakest of them (the fragments of its multicut); in "volume" the edge across counts
+    with them as the weakest."""
+
+    smooth: float = 0.0
+    """Standard deviation in voxels by which the distance to the boundary is smoothed before its
+    maxima become seeds; in the plane for sections. 0 does not."""
+
+    # Paper: none. Each wrong affinity makes seeds of its own, and so thousands of specks.
+    repair: int = 3
+    """Rounds in which affinities are overruled that contradict those around them (an edge cut
+    between voxels that are joined all around it); those of a true partition never are."""
+
+    attach: Literal["edges", "flood"] = "edges"
+    """Boundary voxels join the fragment their strong edges lead to, or as the watershed floods
+    them (the paper's way, which needs ground truth with gaps between neurons)."""
+
+    def __post_init__(self) -> None:
+        """Refuse a boundary outside [0, 1], and what is negative."""
+        if not 0 <= self.boundary <= 1:
+            raise ConfigError(f"boundary is {self.boundary}; expected within [0, 1]")
+        for name in ("smooth", "repair"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected >= 0")
 
 
 def check_affinities(affinities: np.ndarray) -> np.ndarray:
     """Affinities as the libraries below need them: float32, contiguous, sane.
 
     Args:
-        affinities: [3, D, H, W]; channel c at voxel p is the edge (p, p - e_c), channels z, y, x.
+        affinities: [C, D, H, W]; channel c < 3 at voxel p is the edge (p, p - e_c), channels z, y,
+            x; long-range channels may follow.
 
     Returns:
         The same values as a C-contiguous float32 array; not copied where it already is one.
 
     Raises:
-        DataError: not three channels, a side without voxels, NaN, or values outside [0, 1].
+        DataError: fewer than three channels, a side without voxels, NaN, or values outside [0, 1].
     """
-    if affinities.ndim != 4 or affinities.shape[0] != 3 or 0 in affinities.shape:
+    if affinities.ndim != 4 or affinities.shape[0] < 3 or 0 in affinities.shape:
         raise DataError(
-            f"affinities have shape {affinities.shape}; expected [3, D, H, W], channels z, y, x"
+            f"affinities have shape {affinities.shape}; expected [C, D, H, W] with channels z, y, x"
         )
     low, high = affinities.min(), affinities.max()
     if np.isnan(low):
@@ -40,7 +82,9 @@ def check_affinities(affinities: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(affinities, dtype=np.float32)
 
 
-def boundary_map(affinities: np.ndarray, *, mode: Mode = "sections") -> np.ndarray:
+def boundary_map(
+    affinities: np.ndarray, *, mode: Mode = "sections", weigh: Weigh = "mean"
+) -> np.ndarray:
     """How surely each voxel lies on a boundary.
 
     Edges that leave the volume have no partner and so no meaning: the first plane of each channel
@@ -48,15 +92,16 @@ def boundary_map(affinities: np.ndarray, *, mode: Mode = "sections") -> np.ndarr
 
     Args:
         affinities: [3, D, H, W] in [0, 1].
-        mode: "sections" looks at the edges within a section, 1 - (a_y + a_x) / 2, as the paper;
-            "volume" lets a weak edge to the section before count too,
-            1 - min(a_z, (a_y + a_x) / 2): for data of equal resolution in all directions.
+        mode: "sections" looks at the edges within a section; "volume" lets a weak edge to the
+            section before count too: for data of equal resolution in all directions.
+        weigh: in the plane, 1 - (a_y + a_x) / 2 with "mean", as the paper's waterz, and
+            1 - min(a_y, a_x) with "weakest", as its multicut.
 
     Returns:
         [D, H, W] float32 in [0, 1].
     """
     y, x = (_without_border(affinities[c], axis=c) for c in (1, 2))
-    inside = 0.5 * (y + x)
+    inside = 0.5 * (y + x) if weigh == "mean" else np.minimum(y, x)
     if mode == "volume":
         np.minimum(inside, _without_border(affinities[0], axis=0), out=inside)
     return 1.0 - inside
@@ -70,30 +115,26 @@ def _without_border(channel: np.ndarray, *, axis: int) -> np.ndarray:
 
 
 def fragments(
-    affinities: np.ndarray,
-    *,
-    threshold: float = 0.5,
-    mode: Mode = "sections",
-    attach: Attach = "edges",
+    options: Watershed, affinities: np.ndarray, *, offsets: Sequence[Offset]
 ) -> np.ndarray:
     """Cut a volume into fragments, each meant to lie inside one neuron.
 
     Seeds are the regional maxima of the distance to the nearest voxel whose boundary value reaches
-    ``threshold``; they flood the boundary map, so fragments cover everything. Background 0 is left
-    only where there is nothing to seed: in a section (or volume) without a voxel below it.
+    ``options.boundary``; they flood the boundary map, so fragments cover everything. Background 0
+    is left only where there is nothing to seed: in a section (or volume) without a voxel below it.
 
     An affinity belongs to the edge before a voxel, so the boundary of two neurons that touch is
     one voxel wide and lies in the second. Flooding gives such voxels to either, and a fragment
-    with a rim of its neighbour is joined to it, however perfect the affinities. With
-    ``attach="edges"`` boundary voxels go where their strong edges lead, and those that lead to no
-    seed (neurites a voxel or two thin) become fragments of their own, also where only an edge to
-    the next section is strong.
+    with a rim of its neighbour is joined to it, however perfect the affinities. With attachment by
+    edges boundary voxels go where their strong edges lead, and those that lead to no seed (neurites
+    a voxel or two thin) become fragments of their own, also where only an edge to the next section
+    is strong.
 
     Args:
-        affinities: [3, D, H, W] in [0, 1]; channel c at p is the edge (p, p - e_c).
-        threshold: boundary value at which a voxel stops being interior.
-        mode: "sections" cuts each section on its own, "volume" all three dimensions at once.
-        attach: "edges" as above; "flood" leaves boundary voxels as the watershed floods them.
+        options: of the watershed.
+        affinities: [C, D, H, W] in [0, 1]; channel c at p is the edge (p, p - e_c). Only the first
+            three are read.
+        offsets: of all channels; as only the nearest ones are read, they change nothing.
 
     Returns:
         [D, H, W] uint64; ids are unique over the volume and consecutive from 1.
@@ -103,109 +144,41 @@ def fragments(
 
     Source: the paper's inference, seeds from the distance transform of 1 - (a_y + a_x) / 2 < 0.5.
     """
-    affinities = check_affinities(affinities)
-    boundary = boundary_map(affinities, mode=mode)
-    if mode == "volume":
-        return _cut(boundary, affinities, None, threshold, attach)[0].astype(np.uint64)
+    affinities = consistent(check_affinities(affinities)[:3], rounds=options.repair)
+    boundary = boundary_map(affinities, mode=options.fragments, weigh=options.boundary_of)
+    if options.fragments == "volume":
+        return _cut(options, boundary, affinities, None)[0].astype(np.uint64)
     across = np.zeros(boundary.shape, dtype=bool)
-    across[1:] = affinities[0, 1:] > 1.0 - threshold
+    across[1:] = affinities[0, 1:] > 1.0 - options.boundary
     across[:-1] |= across[1:]  # a strong edge links the voxels at both of its ends
     result = np.zeros(boundary.shape, dtype=np.uint64)
     used = 0
     for z in track(range(len(boundary)), description="fragments", unit="section"):
-        found, count = _cut(boundary[z], affinities[1:, z], across[z], threshold, attach)
+        found, count = _cut(options, boundary[z], affinities[1:, z], across[z])
         result[z] = np.where(found, found + used, 0)
         used += count
     return result
 
 
 def _cut(
-    boundary: np.ndarray,
-    edges: np.ndarray,
-    across: np.ndarray | None,
-    threshold: float,
-    attach: Attach,
+    options: Watershed, boundary: np.ndarray, edges: np.ndarray, across: np.ndarray | None
 ) -> tuple[np.ndarray, int]:
     """Fragments of one section or volume with one channel of edges an axis: ids, their number.
 
     ``across`` marks voxels of a section with a strong edge out of it.
     """
-    interior = boundary < threshold
+    interior = boundary < options.boundary
     if interior.all():
         return np.ones(boundary.shape, dtype=np.int64), 1
     distance = ndimage.distance_transform_edt(interior)
+    if options.smooth:
+        distance = ndimage.gaussian_filter(distance, options.smooth)
     peaks = local_maxima(distance, connectivity=1) & interior
     seeds, count = ndimage.label(peaks)
     flooded = watershed(boundary, seeds).astype(np.int64)
-    if attach == "flood" or not count:
+    if options.attach == "flood" or not count:
         return flooded, count
     border = ~interior
     linked = border & across if across is not None else np.zeros_like(border)
-    return _attach(flooded, count, edges, border=border, linked=linked, least=1.0 - threshold)
-
-
-# Paper: it floods only, which on perfect affinities of gapless labels ends in one segment.
-def _attach(
-    flooded: np.ndarray,
-    count: int,
-    edges: np.ndarray,
-    *,
-    border: np.ndarray,
-    linked: np.ndarray,
-    least: float,
-) -> tuple[np.ndarray, int]:
-    """Give boundary voxels to the fragment at the end of their strongest path of strong edges.
-
-    A minimum spanning forest over fragments (their interior, one node each) and boundary voxels,
-    rooted in the fragments. Trees without a fragment become one, if they hold two voxels or a
-    ``linked`` one. Other voxels keep what flooding gave them.
-    """
-    node = flooded.copy()
-    node[border] = np.arange(count + 1, count + 1 + np.count_nonzero(border))
-    first, second, weight = _strong_edges(node, border, edges, least)
-    fragment = np.arange(1, count + 1)
-    size = count + 1 + np.count_nonzero(border)
-    rooted = (
-        np.concatenate([np.full(count, 0.5), weight]),  # below every weight: fragments are roots
-        (
-            np.concatenate([np.zeros(count, np.int64), first]),
-            np.concatenate([fragment, second]),
-        ),
-    )
-    tree = csgraph.minimum_spanning_tree(sparse.coo_array(rooted, shape=(size, size)).tocsr())
-    tree = tree.tocoo()
-    kept = (tree.row != 0) & (tree.col != 0)
-    forest = (tree.data[kept], (tree.row[kept], tree.col[kept]))
-    trees, member = csgraph.connected_components(
-        sparse.coo_array(forest, shape=(size, size)), directed=False
-    )
-    label = np.zeros(trees, dtype=np.int64)
-    label[member[1 : count + 1]] = fragment
-    orphans = np.bincount(member, minlength=trees) > 1
-    orphans[member[node[linked]]] = True
-    orphans &= label == 0
-    found = np.count_nonzero(orphans)
-    label[orphans] = np.arange(count + 1, count + 1 + found)
-    attached = label[member[node]]
-    return np.where(attached, attached, flooded), count + found
-
-
-def _strong_edges(
-    node: np.ndarray, border: np.ndarray, edges: np.ndarray, least: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Edges above ``least`` with a boundary voxel at an end: node ids and weights in [1, 2).
-
-    Each pair of nodes stands once, with its strongest edge as the lightest weight.
-    """
-    pairs, weights = [], []
-    for axis, channel in enumerate(edges):
-        ids, rim, edge = (np.moveaxis(a, axis, 0) for a in (node, border, channel))
-        used = (edge[1:] > least) & (rim[1:] | rim[:-1])
-        pairs.append(np.sort(np.stack([ids[:-1][used], ids[1:][used]]), axis=0))
-        weights.append(2.0 - edge[1:][used])
-    (first, second), weight = np.concatenate(pairs, axis=1), np.concatenate(weights)
-    order = np.lexsort((weight, second, first))
-    first, second, weight = first[order], second[order], weight[order]
-    new = np.ones(first.size, dtype=bool)
-    new[1:] = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
-    return first[new], second[new], weight[new]
+    least = 1.0 - options.boundary
+    return attach(flooded, count, edges, border=border, linked=linked, least=least)

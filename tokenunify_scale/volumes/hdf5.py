@@ -1,21 +1,86 @@
 """HDF5 files: read a dataset or a crop of it, and write files that are whole or absent."""
 
+import math
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import h5py
 import numpy as np
 
-from tokenunify_scale.config import DataError
+from tokenunify_scale.config import DataError, HostError
 from tokenunify_scale.registry import READERS
 from tokenunify_scale.volumes.geometry import Box
 from tokenunify_scale.volumes.volume import Claim, Volume, voxel_size_of
 
 SUFFIXES = (".h5", ".hdf5", ".hdf")
 CHUNK = (16, 128, 128)
+SLAB = 64 << 20
+"""Bytes of a dataset that are written at a time."""
+SPARE = 16 << 20
+"""Bytes that must stay free on the disk: HDF5 ends the process where its own tables do not fit."""
+
+
+class Boxes(Protocol):
+    """What a dataset can be copied from without being in memory as a whole."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def read(self, box: Box) -> np.ndarray:
+        """The values of a box of the last three axes."""
+
+
+class Dataset:
+    """A dataset of three or four axes, [D, H, W] or [C, D, H, W], read box by box."""
+
+    def __init__(self, spec: str) -> None:
+        """Open it.
+
+        Args:
+            spec: ``path.h5:dataset``, or ``path.h5`` if the file holds exactly one dataset.
+
+        Raises:
+            DataError: no such file or dataset, not HDF5, or another number of axes.
+        """
+        path, name = split_spec(spec)
+        self._file = _open(path)
+        try:
+            self._dataset = _dataset(self._file, name, path=path)
+            if self._dataset.ndim not in (3, 4):
+                raise DataError(
+                    f"{spec}: shape {self._dataset.shape}; expected [D, H, W] or [C, D, H, W]"
+                )
+        except DataError:
+            self._file.close()
+            raise
+        inner, outer = _plain(self._dataset.attrs), _plain(self._file.attrs)
+        self.path = spec
+        self.shape: tuple[int, ...] = self._dataset.shape
+        self.dtype: np.dtype = self._dataset.dtype
+        self.attributes: dict[str, Any] = {**outer, **inner}
+        self.voxel_size = voxel_size_of(inner, outer)
+
+    def read(self, box: Box, *, channels: slice | None = None) -> np.ndarray:
+        """The values of a box, of all channels or some; the caller's own.
+
+        Raises:
+            DataError: the box reaches out of the dataset, or the file is damaged there.
+        """
+        if not Box.of(self.shape[-3:]).contains(box):
+            raise DataError(f"{self.path}: {box} reaches out of shape {self.shape}")
+        first = () if len(self.shape) == 3 else (channels or slice(None),)
+        try:
+            return self._dataset[(*first, *box.slices)]
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot be read at {box.start}: {error}") from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
 
 def split_spec(spec: str) -> tuple[Path, str | None]:
@@ -83,7 +148,7 @@ def read_hdf5(
 
 def write_hdf5(
     path: str | Path,
-    datasets: Mapping[str, np.ndarray],
+    datasets: Mapping[str, np.ndarray | Boxes],
     *,
     attributes: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
@@ -91,10 +156,12 @@ def write_hdf5(
 
     Args:
         path: of the file; missing folders are made, an older file is replaced.
-        datasets: arrays by name; chunked and compressed, floats fast and integers small.
+        datasets: arrays by name, or what gives one box by box, which is copied a slab at a time;
+            chunked and compressed, floats fast and integers small.
         attributes: by dataset, or ``"/"`` for the file; values of None are left out.
 
     Raises:
+        HostError: the disk is full.
         ValueError: attributes for a dataset that is not written.
         OSError: the folder cannot be written.
     """
@@ -106,7 +173,7 @@ def write_hdf5(
     try:
         with h5py.File(part, "w") as file:
             for name, array in datasets.items():
-                file.create_dataset(name, data=array, **_storage(np.asarray(array)))
+                _write(file, name, array, path=path)
             for name, values in attributes.items():
                 for key, value in values.items():
                     if value is not None:
@@ -116,11 +183,32 @@ def write_hdf5(
         part.unlink(missing_ok=True)
 
 
-def _storage(array: np.ndarray) -> dict[str, Any]:
+def _write(file: h5py.File, name: str, array: np.ndarray | Boxes, *, path: Path) -> None:
+    """One dataset, a slab of whole chunks after the other, while there is room for the next."""
+    if isinstance(array, np.ndarray) and (array.ndim < 3 or array.size == 0):
+        file.create_dataset(name, data=array)
+        return
+    dataset = file.create_dataset(name, array.shape, array.dtype, **_storage(array))
+    depth, *plane = array.shape[-3:]
+    section = math.prod(array.shape) // depth * array.dtype.itemsize
+    step = max(CHUNK[0], SLAB // section // CHUNK[0] * CHUNK[0])
+    for z in range(0, depth, step):
+        box = Box((z, 0, 0), (min(z + step, depth), *plane))
+        free, needed = shutil.disk_usage(path.parent).free, section * box.shape[0] + SPARE
+        if free < needed:
+            raise HostError(
+                f"{path}: {free >> 20} MiB are left on the disk, {name} may need "
+                f"{needed >> 20} MiB for its next {box.shape[0]} sections: make room, or choose "
+                "another --out"
+            )
+        where = (..., *box.slices)
+        dataset[where] = array[where] if isinstance(array, np.ndarray) else array.read(box)
+        file.flush()
+
+
+def _storage(array: np.ndarray | Boxes) -> dict[str, Any]:
     """Chunks and compression that suit an array."""
-    if array.ndim < 3 or array.size == 0:
-        return {}
-    sides = (*[1] * (array.ndim - 3), *CHUNK)
+    sides = (*[1] * (len(array.shape) - 3), *CHUNK)
     chunks = tuple(map(min, sides, array.shape))
     if array.dtype.kind == "f":
         return {"chunks": chunks, "compression": "lzf"}

@@ -2,7 +2,7 @@
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,33 +70,60 @@ def open_tiff(spec: str) -> Volume:
     return Volume(spec, array, voxel_size=voxel_size, attributes=attributes, close=file.close)
 
 
-def write_tiff(path: Path, ids: np.ndarray, *, voxel_size: Sequence[float] | None = None) -> None:
+def write_tiff(
+    path: Path,
+    sections: Iterable[np.ndarray],
+    *,
+    shape: Sequence[int],
+    largest: int,
+    voxel_size: Sequence[float] | None = None,
+) -> None:
     """Write a stack of label images that appears under its name only when it is whole.
 
-    ImageJ's kind of TIFF while the ids fit 16 bits, else plain 32-bit TIFF, which napari reads.
+    ImageJ's kind of TIFF while the ids fit 16 bits, else OME's with 32, which napari reads.
 
     Args:
         path: of the file; its folder exists.
-        ids: [D, H, W] unsigned, below 2**32.
+        sections: [H, W] unsigned ids each, asked for one after the other; an array [D, H, W] will
+            do.
+        shape: (D, H, W).
+        largest: id of all sections, below 2**32.
         voxel_size: (z, y, x) in nm.
+
+    Raises:
+        DataError: the ids do not fit 32 bits.
     """
-    short = int(ids.max()) < 1 << 16
+    if largest >= 1 << 32:
+        raise DataError(
+            f"{path}: id {largest} does not fit the 32 bits of a TIFF: use HDF5 or Zarr"
+        )
+    short = largest < 1 << 16
+    dtype = np.uint16 if short else np.uint32
     facts: dict[str, Any] = {"axes": "ZYX"}
     resolution = None
     if voxel_size is not None:
         z, y, x = (side / 1000 for side in voxel_size)
-        facts |= {"spacing": z, "unit": "um"}
+        facts |= {"spacing": z, "unit": "um"} if short else _physical(z, y, x)
         resolution = (1 / x, 1 / y)
     part = path.with_name(f".{path.name}.part")
     tifffile.imwrite(
         part,
-        ids.astype(np.uint16 if short else np.uint32),
+        (section.astype(dtype) for section in sections),
+        shape=tuple(shape),
+        dtype=dtype,
         imagej=short,
+        ome=not short,
         resolution=resolution,
         metadata=facts,
         compression="zlib",
     )
     part.replace(path)
+
+
+def _physical(z: float, y: float, x: float) -> dict[str, Any]:
+    """The sides of a voxel in micrometres, as OME spells them."""
+    sides = zip("ZYX", (z, y, x), strict=True)
+    return {f"PhysicalSize{axis}": side for axis, side in sides}
 
 
 def _mapped(file: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> Any:

@@ -20,6 +20,9 @@ from tokenunify_scale.volumes.ngff import Scale, choose, multiscale
 from tokenunify_scale.volumes.store import exists, is_remote, join, local_path, read_json
 from tokenunify_scale.volumes.volume import voxel_size_of
 
+WRITER = ("written_by", "tokenunify_scale")
+"""Attribute of the arrays that this package writes."""
+
 
 @dataclass(frozen=True)
 class Node:
@@ -153,9 +156,14 @@ def _level(node: Node, path: str, *, above: list[tuple[Node, str]]) -> Level:
         url=node.url,
         axes=axes,
         voxel_size=sides,
-        attributes={"format": f"zarr v{node.version}", "dataset": path},
+        attributes={**_own(node), "format": f"zarr v{node.version}", "dataset": path},
         options={} if node.version == 3 else _separator(node),
     )
+
+
+def _own(node: Node) -> dict[str, Any]:
+    """Attributes of an array of ours; what ``offset`` and others mean elsewhere differs."""
+    return node.attributes if node.attributes.get(WRITER[0]) == WRITER[1] else {}
 
 
 def _told(
