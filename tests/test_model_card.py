@@ -13,7 +13,7 @@ TRAINED = {
     "verb": "finetune",
     "objective": "affinity",
     "init": "tokenunify",
-    "volume": "a.h5:raw",
+    "volume": ["a.h5:raw"],
     "steps": 150,
     "crops_seen": 300,
     "seed": 4,
@@ -81,7 +81,7 @@ def test_a_pretrained_card_names_its_shards_and_its_output():
 
 
 def test_no_place_of_the_template_stays_open_and_braces_in_names_are_harmless():
-    trained = {**TRAINED, "volume": "{x}.h5:raw"}
+    trained = {**TRAINED, "volume": ["{x}.h5:raw"]}
     text = card(model="emmamba_atto", parameters=5, folder="runs/{y}", trained=trained)
     assert "{x}.h5:raw" in text and 'load_model("runs/{y}")' in text
     for place in ("{title}", "{results}", "{usage}", "{limits}"):

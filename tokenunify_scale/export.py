@@ -100,7 +100,8 @@ def hub_config(description: Description) -> dict[str, Any]:
     facts = asdict(description)
     network = MODELS.get(description.model["name"]).factory
     architecture = network.__name__
-    output = {"offsets": NEAREST, "axes": "czyx", "convention": "edge (p, p - offset)"}
+    output = {"offsets": facts.pop("offsets") or NEAREST, "axes": "czyx"}
+    output["convention"] = "edge (p, p - offset)"
     return {
         "model_type": architecture.lower(),
         "architectures": [architecture],

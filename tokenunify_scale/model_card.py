@@ -126,8 +126,10 @@ def _data(trained: dict[str, Any] | None) -> str:
         return "None."
     if trained["verb"] == "import_official":
         return f"Not known: the weights come from a file of the paper's release.\n\n{LICENSES}"
-    names = [trained.get("volume"), trained.get("labels"), *trained.get("shards", [])]
-    return "\n".join([*(f"- `{name}`" for name in names if name), "", LICENSES])
+    told = [trained.get(key) or () for key in ("volume", "labels", "shards")]
+    # Runs of earlier versions have one volume, not a list.
+    names = [name for some in told for name in ([some] if isinstance(some, str) else some)]
+    return "\n".join([*(f"- `{name}`" for name in names), "", LICENSES])
 
 
 def _procedure(trained: dict[str, Any] | None) -> str:

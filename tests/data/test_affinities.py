@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from tokenunify_scale.data.affinities import NEAREST, affinities_from_labels, widen_borders
+from tokenunify_scale.data.affinities import (
+    NEAREST,
+    NEIGHBOURHOODS,
+    affinities_from_labels,
+    check_offsets,
+    widen_borders,
+)
 
 LABELS = torch.tensor([[[1, 1], [2, 1]], [[1, 0], [2, 0]]])
 
@@ -63,3 +69,17 @@ def test_widened_borders_reach_one_voxel_into_each_object_within_the_section():
     assert widen_borders(labels, voxels=2)[0, 0].tolist() == [1, 0, 0, 0, 0, 2]
     gap = torch.tensor([[[1, 1, 0, 2, 2]] * 2])
     assert torch.equal(widen_borders(gap, voxels=1), gap), "a gap that is there does not grow"
+
+
+@pytest.mark.parametrize("name", NEIGHBOURHOODS)
+def test_each_named_set_begins_with_the_nearest_and_has_no_edge_twice(name):
+    check_offsets(NEIGHBOURHOODS[name])
+    assert NEIGHBOURHOODS[name][:3] == NEAREST
+
+
+@pytest.mark.parametrize(
+    "offsets", [(), NEAREST[::-1], (*NEAREST, (0, 0, -1)), (*NEAREST, (0, 0, 0))]
+)
+def test_offsets_that_mean_something_else_are_refused(offsets):
+    with pytest.raises(ValueError, match="offset"):
+        check_offsets(offsets)

@@ -126,9 +126,61 @@ def test_weights_of_another_size_are_refused_although_a_tensor_or_two_fit_by_cha
     assert torch.equal(model.out.bias, before)
 
 
-def test_the_table_has_a_line_a_kind_and_names_where_they_are_few():
-    table = Transfer(("a",) * 9, (), ("b: (1,), (3,)",), ("c", "d")).table().splitlines()
-    assert [line.split()[0] for line in table] == ["loaded", "new", "refused", "unused"]
-    assert table[0].split() == ["loaded", "9", "tensors"]
-    assert table[1].split() == ["new", "0", "tensors"]
-    assert table[2].endswith("1 tensors: b: (1,), (3,)") and table[3].endswith(": c, d")
+def test_the_table_has_a_line_a_kind_a_column_a_group_and_names_where_they_are_few():
+    groups = {"a": "mamba", "b": "mamba", "c": "decoder", "d": "decoder"}
+    transfer = Transfer(("a",), (), ("c: (1,), (3,)",), ("x",) * 9, ("b", "d"), groups)
+    head, *lines = transfer.table().splitlines()
+    assert head.split() == ["mamba", "decoder", "all"]
+    assert [line.split()[0] for line in lines] == ["loaded", "new", "refused", "left", "unused"]
+    assert lines[0].split() == ["loaded", "1", "0", "1", "a"]
+    assert lines[2].split()[:4] == ["refused", "0", "1", "1"]
+    assert lines[2].endswith("1  c: (1,), (3,)")
+    assert lines[3].split() == ["left", "1", "1", "2", "b;", "d"]
+    assert lines[4].split() == ["unused", "9"]  # of no group, too many to name
+
+
+def test_only_the_groups_that_are_asked_for_are_taken_over():
+    source, model = network(seed=1), network(seed=2)
+    fresh = {name: p.detach().clone() for name, p in model.named_parameters()}
+    transfer = start_from(model, dict(source.state_dict()), groups=["mamba"])
+    given = dict(source.named_parameters())
+    for name, parameter in model.named_parameters():
+        of_mamba = name.startswith("stages.")
+        assert torch.equal(parameter, (given if of_mamba else fresh)[name]), name
+        assert (name in transfer.loaded) == of_mamba and (name in transfer.left) != of_mamba
+    assert transfer.fresh() == set() == {*transfer.new, *transfer.refused, *transfer.unused}
+
+
+def test_a_group_of_which_nothing_fits_is_an_error_that_says_what_would():
+    weights = dict(network().state_dict())
+    weights = {n: t[..., None] if n.startswith("stages.") else t for n, t in weights.items()}
+    with pytest.raises(ConfigError, match=r"\(mamba: none\).*load only what fits: encoder, decod"):
+        start_from(network(), weights)
+    assert start_from(network(), weights, groups=["encoder", "decoder"]).loaded
+
+
+def test_a_group_of_which_less_than_half_fits_is_a_warning():
+    weights = dict(network().state_dict())
+    stages = [name for name in weights if name.startswith("stages.")]
+    for name in stages[2:]:
+        del weights[name]
+    (line,) = start_from(network(), weights).warnings()
+    assert line.startswith(f"only 2 of the {len(stages)} tensors of the mamba are in the file")
+
+
+def test_names_and_shapes_of_both_sides_are_in_the_error():
+    with pytest.raises(ConfigError) as error:
+        start_from(network(), {"foreign": torch.zeros(3)})
+    assert "is absent there" in str(error.value) and "foreign (3,) is there" in str(error.value)
+    other = build_named({"name": "emmamba_femto"}, MODELS, where="a test")
+    weights = dict(build_chosen(other, in_channels=1, out_channels=3).state_dict())
+    with pytest.raises(ConfigError, match=r"is \(\d.*\) there, \(\d.*\) here"):
+        start_from(network(), weights)
+
+
+def test_a_network_without_the_groups_that_are_asked_for_says_which_it_has():
+    choice = build_named({"name": "superhuman"}, MODELS, where="a test")
+    with torch.device("meta"):
+        model = build_chosen(choice, in_channels=1, out_channels=3)
+    with pytest.raises(ConfigError, match="no tensors in mamba, it has"):
+        start_from(model, dict(model.state_dict()), groups=["mamba"])

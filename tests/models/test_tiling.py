@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tokenunify_scale.config import ConfigError
-from tokenunify_scale.models.tiling import Windows, blending_window, windows
+from tokenunify_scale.models.tiling import Windows, blending_window, check_overlap, windows
 
 
 class Padded:
@@ -56,3 +56,16 @@ def test_the_window_is_highest_in_the_middle_and_nowhere_zero():
     assert window.shape == (4, 9, 9) and window.min() > 0
     assert window[:, 4, 4].min() == window.max(axis=(1, 2)).min()
     assert window.dtype == np.float32
+
+
+def test_a_context_widens_the_default_overlap_and_is_refused_beyond_a_given_one():
+    look = windows(
+        Padded(), tile=(16, 40, 40), overlap=None, shape=(64, 100, 100), context=(3, 4, 0)
+    )
+    assert look.overlap == (6, 8, 8) and look.context == (3, 4, 0)
+    with pytest.raises(ConfigError, match=r"twice the context \(3, 4, 5\)"):
+        windows(
+            Padded(), tile=(16, 40, 40), overlap=(6, 8, 8), shape=(64, 100, 100), context=(3, 4, 5)
+        )
+    with pytest.raises(ConfigError, match="context"):
+        check_overlap((1, 1, 1), (4, 4, 4), context=(0, -1, 0))

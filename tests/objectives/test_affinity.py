@@ -3,16 +3,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tokenunify_scale.config import ConfigError
-from tokenunify_scale.data.affinities import NEAREST, affinities_from_labels
-from tokenunify_scale.objectives import out_channels
-from tokenunify_scale.objectives.affinity import (
-    Affinity,
-    AffinityConfig,
-    balance,
-    weighted_mean,
-)
-from tokenunify_scale.objectives.embedding import embedding_loss
+from tokenunify_scale.config import ConfigError, build_named
+from tokenunify_scale.data.affinities import NEAREST, NEIGHBOURHOODS, affinities_from_labels
+from tokenunify_scale.objectives import build_objective, out_channels
+from tokenunify_scale.objectives.affinity import PREDICTION, Affinity, AffinityConfig, compare
+from tokenunify_scale.objectives.affinity_losses import balance
+from tokenunify_scale.objectives.embedding import OFFSETS, embedding_loss
+from tokenunify_scale.registry import OBJECTIVES
 
 SIDES = (3, 4, 5)
 
@@ -118,21 +115,8 @@ def test_a_negative_border_is_refused():
         AffinityConfig(border=-1)
 
 
-def test_both_classes_weigh_half_of_the_edges():
-    target, valid = affinities_from_labels(labels())
-    weights = balance(target, valid)
-    ones = (weights * target).sum((2, 3, 4))
-    zeros = (weights * (1 - target)).sum((2, 3, 4))
-    half = valid.sum((2, 3, 4)) / 2
-    torch.testing.assert_close(ones, half)
-    torch.testing.assert_close(zeros, half)
-    assert (weights[valid == 0] == 0).all()
-
-
 @pytest.mark.parametrize("of", [torch.ones(1, *SIDES).long(), torch.zeros(1, *SIDES).long()])
 def test_a_class_that_is_absent_leaves_the_other_with_weight_1(of):
-    target, valid = affinities_from_labels(of)
-    assert torch.equal(balance(target, valid), valid)
     output = loss(torch.full((1, 3, *SIDES), 0.5), of)
     assert output.loss.item() == pytest.approx(0.25) and output.loss.isfinite()
 
@@ -166,14 +150,64 @@ def test_a_crop_without_any_edge_has_loss_0():
     assert model(data, progress=0.0).loss == 0
 
 
-def test_a_weighted_mean_is_taken_sample_by_sample():
-    values = torch.tensor([2.0, 4.0, 6.0, 8.0]).reshape(2, 1, 1, 1, 2)
-    weights = torch.tensor([3.0, 1.0, 0.0, 0.0]).reshape(2, 1, 1, 1, 2)
-    assert weighted_mean(values, weights).tolist() == [2.5, 0.0]
-
-
 def test_it_asks_for_one_channel_an_offset():
     assert out_channels("affinity") == len(NEAREST) == 3
+    for offsets, count in (("nearest", 3), ("long_range", 12), ((*NEAREST, (0, 9, 9)), 4)):
+        options = AffinityConfig(offsets=offsets)
+        assert out_channels("affinity", options=options) == len(options.edges) == count
+    assert NEIGHBOURHOODS["long_range"] == OFFSETS  # what embeddings are scored at too
+
+
+@pytest.mark.parametrize("kind", ["weighted_mse", "bce", "dice_bce"])
+def test_longer_edges_are_channels_of_their_own(kind):
+    config = AffinityConfig(offsets=(*NEAREST, (2, 0, 0), (0, 1, 2)), loss=kind, border=0)
+    target, _ = affinities_from_labels(labels(), config.edges)
+    model = Affinity(config, backbone=Answer(target))
+    assert model(batch(labels()), progress=0.0).loss.item() == pytest.approx(0, abs=1e-6)
+    worse = target.clone()
+    worse[:, 4] = 1 - worse[:, 4]
+    output = Affinity(config, backbone=Answer(worse))(batch(labels()), progress=0.0)
+    assert output.loss > 0.1 and output.parts["mse"].tolist() == [0, 2]  # of the nearest alone
+
+
+@pytest.mark.parametrize(
+    "offsets, message",
+    [
+        ([[1, 0, 0]], "must be"),
+        ([[0, 0, 1], [0, 1, 0], [1, 0, 0]], "the first three must be"),
+        ([*NEAREST, [0, 0, 0]], "is no edge"),
+        ([*NEAREST, [0, 0, -1]], "the same edges"),
+        ([*NEAREST, [0, 1]], "valid: nearest, long_range"),
+        ("longrange", "did you mean 'long_range'"),
+    ],
+)
+def test_offsets_that_cannot_be_are_refused(offsets, message):
+    with pytest.raises(ConfigError, match=message):
+        build_named({"name": "affinity", "offsets": offsets}, OBJECTIVES, where="a test")
+
+
+def test_a_choice_of_offsets_comes_back_from_plain_data():
+    data = {"name": "affinity", "offsets": [*map(list, NEAREST), [0, 9, 9]], "loss": "dice_bce"}
+    choice = build_named(data, OBJECTIVES, where="a test")
+    assert choice.options.edges == (*NEAREST, (0, 9, 9))
+    backbone = Answer(torch.rand(2, 4, *SIDES))
+    assert build_objective(choice, backbone=backbone, seed=0)(batch(labels()), progress=0).loss > 0
+
+
+def test_a_batch_without_labels_is_predicted():
+    output = Affinity(AffinityConfig(), backbone=Answer(predictions().half()))(
+        {"crops": torch.zeros(2, 1, *SIDES)}, progress=0.0
+    )
+    assert output.loss == 0 and output.parts.keys() == {PREDICTION}
+    torch.testing.assert_close(output.parts[PREDICTION], predictions(), atol=1e-3, rtol=0)
+
+
+def test_a_whole_region_is_compared_as_a_crop_is():
+    config = AffinityConfig(border=0)
+    samples, plain = compare(predictions(), labels(), config=config)
+    output = loss(predictions(), labels())
+    torch.testing.assert_close(samples.mean(), output.loss)
+    assert output.parts["mse"].tolist() == pytest.approx([plain.sum().item(), 2])
 
 
 @pytest.mark.parametrize("margin", [(0, 0, 0), (1, 2, 1)])
@@ -216,6 +250,14 @@ def test_a_network_of_embeddings_is_scored_on_them_unless_told_otherwise():
             torch.testing.assert_close(output.loss, expected.mean())
             assert output.parts["mse"].tolist() == pytest.approx([plain.sum().item(), 2])
         assert torch.equal(scored("direct", kind).loss, loss(predictions(), of, kind).loss)
+
+
+@pytest.mark.parametrize("options", [{"loss": "bce"}, {"offsets": "long_range"}])
+def test_embeddings_are_scored_by_squares_at_their_own_offsets_alone(options):
+    backbone = Embedding(predictions(), ())
+    with pytest.raises(ConfigError, match="is scored on its embeddings.*objective.head=direct"):
+        Affinity(AffinityConfig(**options), backbone=backbone)
+    Affinity(AffinityConfig(head="direct", **options), backbone=backbone)
 
 
 def test_embeddings_are_not_asked_of_a_network_that_has_none():

@@ -63,7 +63,7 @@ def counting(*, start, global_batch, micro, rank, world):
         start += micro
 
 
-def fake_train(engine, open_batches, *, run, training, held_out=None):
+def fake_train(engine, open_batches, *, run, training, held_out=None, best=None):
     """``train`` with telemetry of no board."""
     facts = Facts(steps=training.steps, global_batch=training.global_batch, voxels=8)
     telemetry = Telemetry(
@@ -77,6 +77,7 @@ def fake_train(engine, open_batches, *, run, training, held_out=None):
         telemetry=telemetry,
         description="",
         held_out=held_out,
+        best=best,
     )
 
 

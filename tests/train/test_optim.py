@@ -20,6 +20,15 @@ def test_the_rate_rises_to_its_peak_and_falls_along_a_cosine():
     assert 0.2 < found[-1] < 0.201
 
 
+def test_the_polynomial_falls_faster_at_first_and_ends_where_it_should():
+    found = rates(100, warmup=0.1, final=0.2, schedule="poly")
+    assert found[10] == 1.0 == max(found)
+    assert found[55] == pytest.approx(0.2 + 0.8 * 0.5**0.9)
+    assert all(a > b for a, b in zip(found[10:], found[11:], strict=False))
+    config = OptimConfig(lr=1.0, schedule="poly", final=0.2)
+    assert learning_rate(config, step=100, steps=100) == pytest.approx(0.2)
+
+
 def test_a_constant_schedule_stays_at_its_peak():
     found = rates(100, warmup=0.1, schedule="constant")
     assert found[9] < 1 and found[10:] == [1.0] * 90

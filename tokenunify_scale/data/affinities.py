@@ -1,6 +1,7 @@
 """Affinities from labels: which neighbouring voxels belong to the same object."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -10,6 +11,43 @@ from tokenunify_scale.volumes.geometry import edges
 Offset = tuple[int, int, int]
 
 NEAREST: tuple[Offset, ...] = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
+
+
+def _along_axes(*shifts: Offset) -> tuple[Offset, ...]:
+    """Three offsets a shift, one along each axis."""
+    return tuple(edge for z, y, x in shifts for edge in ((z, 0, 0), (0, y, 0), (0, 0, x)))
+
+
+NEIGHBOURHOODS: Mapping[str, tuple[Offset, ...]] = MappingProxyType(
+    {
+        "nearest": NEAREST,
+        "long_range": _along_axes((1, 1, 1), (2, 3, 3), (3, 9, 9), (4, 27, 27)),
+        "long_range_isotropic": _along_axes((1, 1, 1), (3, 3, 3), (9, 9, 9), (27, 27, 27)),
+    }
+)
+"""Offsets by name; each set begins with ``NEAREST``. ``long_range`` is for sections thicker than
+voxels are wide (source: Lee et al. 2017, "Superhuman accuracy on the SNEMI3D connectomics
+challenge": z 2, 3, 4 and y, x 3, 9, 27 beside the nearest); ``long_range_isotropic`` reaches as
+far along z as in the plane, our choice for voxels as high as wide."""
+
+
+def check_offsets(offsets: Sequence[Offset]) -> None:
+    """Refuse offsets that no part of this project would understand.
+
+    Raises:
+        ValueError: they do not begin with ``NEAREST``, or one is 0 or stands twice.
+    """
+    if tuple(offsets[: len(NEAREST)]) != NEAREST:
+        raise ValueError(
+            f"offsets begin with {', '.join(map(str, offsets[:3])) or 'nothing'}: the first three "
+            f"must be {', '.join(map(str, NEAREST))} (z, y, x), others follow"
+        )
+    seen: set[Offset] = {(0, 0, 0)}
+    for offset in offsets:
+        if offset in seen or tuple(-step for step in offset) in seen:
+            why = "is no edge" if not any(offset) else "is the same edges as one before it"
+            raise ValueError(f"offset {offset} {why}")
+        seen.add(offset)
 
 
 def affinities_from_labels(

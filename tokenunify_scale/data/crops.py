@@ -112,7 +112,7 @@ class LabelledCrops:
             )
         self.box, self.inner, self.margin = box, inner.shape, margin
         self.seed, self.augment = seed, augment
-        self.voxel_size = raw.voxel_size
+        self.voxel_size, self.name, self.labels = raw.voxel_size, raw.path, labels.path
         self._raw = CropReader(raw, mapping=find_mapping(raw), box=box)
         self._labels = CropReader(labels, mapping=None, box=box)
 

@@ -51,6 +51,10 @@ class TriOrientedMamba(nn.Module):
             self.A_log.copy_(torch.arange(1, state + 1).log().expand_as(self.A_log))
             self.D.fill_(1.0)
 
+    def projections(self) -> tuple[Tensor, Tensor]:
+        """``x_proj`` and ``dt_proj``, as the scan takes them."""
+        return self.x_proj, self.dt_proj
+
     def forward(self, x: Tensor, *, chunks: int) -> Tensor:
         """Mix a sequence.
 
@@ -65,8 +69,7 @@ class TriOrientedMamba(nn.Module):
             self.in_proj(x),
             self.conv1d,
             self.conv1d_bias,
-            self.x_proj,
-            self.dt_proj,
+            *self.projections(),
             self.dt_bias,
             -torch.exp(self.A_log.float()),
             self.D,

@@ -29,19 +29,32 @@ class Windows:
     extra: Triple
     """What it sees beyond that at the end, for sides that it can take."""
 
+    context: Triple = (0, 0, 0)
+    """What is dropped of a prediction at the faces of its tile that lie inside the volume."""
 
-def windows(model: nn.Module, *, tile: Triple, overlap: Triple | None, shape: Triple) -> Windows:
+
+def windows(
+    model: nn.Module,
+    *,
+    tile: Triple,
+    overlap: Triple | None,
+    shape: Triple,
+    context: Triple = (0, 0, 0),
+) -> Windows:
     """Fit tiles to a network and a volume.
 
     Args:
         model: its ``margin`` and ``legal`` are asked.
         tile: sides (z, y, x) of what it is to see.
         overlap: voxels shared by neighbouring predictions; None: a quarter of the
-            sections and a fifth of the other sides, or 0 where there is a margin.
-        shape: of the volume; predictions are not larger.
+            sections and a fifth of the other sides, or 0 where there is a margin; at least twice
+            the context.
+        shape: of the whole volume; predictions are not larger.
+        context: voxels (z, y, x) dropped at the faces of a tile inside the volume.
 
     Raises:
-        ConfigError: a tile of which nothing is predicted, or an overlap that leaves no step.
+        ConfigError: a tile of which nothing is predicted, or an overlap that leaves no step or is
+            less than twice the context.
     """
     margin = model.margin
     inner = tuple(side - 2 * m for side, m in zip(tile, margin, strict=True))
@@ -52,21 +65,30 @@ def windows(model: nn.Module, *, tile: Triple, overlap: Triple | None, shape: Tr
         )
     if overlap is None:
         overlap = (0, 0, 0) if any(margin) else (inner[0] // 4, inner[1] // 5, inner[2] // 5)
-    check_overlap(overlap, inner)
+        overlap = tuple(max(o, 2 * c) for o, c in zip(overlap, context, strict=True))
+    check_overlap(overlap, inner, context=context)
     inner = tuple(map(min, inner, shape))
     seen = tuple(side + 2 * m for side, m in zip(inner, margin, strict=True))
     extra = tuple(a - b for a, b in zip(model.legal(seen), seen, strict=True))
-    return Windows(inner, tuple(map(min, overlap, (s - 1 for s in inner))), margin, extra)
+    shared = tuple(map(min, overlap, (s - 1 for s in inner)))
+    return Windows(inner, shared, margin, extra, context)
 
 
-def check_overlap(overlap: Triple, tile: Triple) -> None:
-    """Refuse an overlap that leaves no step.
+def check_overlap(overlap: Triple, tile: Triple, *, context: Triple = (0, 0, 0)) -> None:
+    """Refuse an overlap that leaves no step, or voxels that every tile drops.
 
     Raises:
-        ConfigError: it is negative, or as long as the tile.
+        ConfigError: it is negative, as long as the tile, or less than twice the context.
     """
     if any(o < 0 or o >= t for t, o in zip(tile, overlap, strict=True)):
         raise ConfigError(f"overlap {overlap} must be >= 0 and below tile {tile}")
+    if min(context) < 0:
+        raise ConfigError(f"context {context} must be >= 0 voxels")
+    if any(o < 2 * c for o, c in zip(overlap, context, strict=True)):
+        raise ConfigError(
+            f"overlap {overlap} must be at least twice the context {context}: what one tile drops "
+            "its neighbour has to predict"
+        )
 
 
 def blending_window(shape: Sequence[int]) -> np.ndarray:

@@ -1,5 +1,7 @@
 """What is learned: modules that own a backbone and turn a batch into a loss."""
 
+from typing import Any
+
 from torch import nn
 
 from tokenunify_scale.config import Named
@@ -24,13 +26,19 @@ def needs_labels(name: str) -> bool:
     return OBJECTIVES.get(name).factory.OUT_CHANNELS is not None
 
 
-def out_channels(name: str, *, channels: int = 1) -> int:
+def out_channels(name: str, *, channels: int = 1, options: Any = None) -> int:
     """How many channels the backbone of an objective puts out, of crops of ``channels``.
+
+    Args:
+        name: of the objective.
+        channels: C of the crops.
+        options: of the objective; its defaults where there are none.
 
     Raises:
         ConfigError: unknown objective.
     """
-    return OBJECTIVES.get(name).factory.OUT_CHANNELS if needs_labels(name) else channels
+    entry = OBJECTIVES.get(name)
+    return entry.factory.outputs(options or entry.config) if needs_labels(name) else channels
 
 
 def build_objective(
@@ -41,7 +49,7 @@ def build_objective(
     Args:
         choice: name and options.
         backbone: a network with ``channels`` input channels and
-            ``out_channels(choice.name, channels=channels)`` output channels.
+            ``out_channels`` of the choice's name and options as output channels.
         seed: of the run; what is drawn depends on it and on a sample's position only.
         channels: C of the crops: 1 is grey, 3 is RGB.
 

@@ -1,8 +1,9 @@
-"""Loss on crops that training never sees, measured now and then by the engine that trains."""
+"""What training never sees, measured now and then by the engine that trains."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +13,25 @@ from tokenunify_scale.train.distributed import sum_over_ranks
 from tokenunify_scale.train.engine import Engine, Step
 
 PREFIX = "held_out_"
+
+
+class Measure(Protocol):
+    """What the loop asks now and then, of whatever is measured beside training."""
+
+    def due(self, step: int, *, steps: int) -> bool:
+        """Whether to measure after ``step`` of ``steps``; step 0 is before the first."""
+
+    def measure(
+        self, engine: Engine, *, progress: float, asked: Callable[[], str | None]
+    ) -> dict[str, float | None] | None:
+        """Numbers by name with ``held_out_`` before it, the same on all ranks; collective.
+
+        Args:
+            engine: of the run. Nothing in it is changed.
+            progress: share of training done.
+            asked: called now and then, by all ranks equally often; where it answers, the rest is
+                left, and the result is None.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,4 +104,3 @@ def means(steps: list[Step]) -> dict[str, float | None]:
         name: value / count if count else None
         for name, (value, count) in zip(["loss", *names], total, strict=True)
     }
-

@@ -6,10 +6,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from tokenunify_scale.config import to_dict
+from tokenunify_scale.train.best import Best, Ship
 from tokenunify_scale.train.checkpoint import Description, save_weights
 from tokenunify_scale.train.distributed import World, barrier
 from tokenunify_scale.train.engine import Engine
-from tokenunify_scale.train.held_out import HeldOut
+from tokenunify_scale.train.held_out import Measure
 from tokenunify_scale.train.loop import Batches, train
 from tokenunify_scale.train.runlog import RunFolder
 from tokenunify_scale.train.telemetry import Facts, Telemetry
@@ -34,7 +35,9 @@ def run_job(
     environment: dict[str, Any],
     facts: dict[str, Any],
     watched: Facts,
-    held_out: HeldOut | None = None,
+    held_out: Measure | None = None,
+    judged_by: str | None = None,
+    ship: Ship = dict,
     given: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Any]:
     """Train an objective to the end and leave a finished run folder at ``config.out``.
@@ -51,6 +54,9 @@ def run_job(
         facts: what the verb adds to result.json.
         watched: what the rates are reckoned from.
         held_out: what training does not see, and is measured.
+        judged_by: name of a score that it measures: the weights of its lowest value are the run's,
+            in place of the last.
+        ship: makes the weights of the network from those that were trained.
         given: tensors of the objective by name; the others are drawn from the seed.
 
     Returns:
@@ -72,6 +78,7 @@ def run_job(
         changeable=CHANGEABLE,
     )
     name = about.model["name"]
+    best = Best(run.path, by=judged_by, about=about, ship=ship) if judged_by else None
     telemetry = Telemetry(config.telemetry, run=run, facts=watched, world=world)
     with Watch(config.hang_after, rank=world.rank) as watch, telemetry:
         engine = Engine(
@@ -90,6 +97,7 @@ def run_job(
             telemetry=telemetry,
             description=f"{verb} {name} {about.objective}",
             held_out=held_out,
+            best=best,
             watch=watch,
         )
         watch.beat(config.steps, "save")
@@ -99,8 +107,13 @@ def run_job(
     engine.close()
     if not world.is_main:
         return {}
-    save_weights(run.path, weights, about)
-    parameters = sum(weights[key].numel() for key, _ in objective.backbone.named_parameters())
+    weights = ship(weights)
+    if best:
+        facts = {**facts, "best": best.finish(weights, step=config.steps)}
+    else:
+        save_weights(run.path, weights, about)
+    names = (name for name, _ in objective.backbone.named_parameters() if name in weights)
+    parameters = sum(weights[name].numel() for name in names)
     return run.finish(
         model={"name": name, "parameters": parameters},
         objective=about.objective,

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from tokenunify_scale.config import Stopped
+from tokenunify_scale.train.best import Best
 from tokenunify_scale.train.curves import losses_of
 from tokenunify_scale.train.distributed import sum_over_ranks
 from tokenunify_scale.train.engine import Engine, Step
 from tokenunify_scale.train.guard import Verdict
-from tokenunify_scale.train.held_out import HeldOut, means
+from tokenunify_scale.train.held_out import Measure, means
 from tokenunify_scale.train.optim import learning_rate
 from tokenunify_scale.train.recovery import Recovery
 from tokenunify_scale.train.runlog import RunFolder, read_metrics, track
@@ -33,7 +34,8 @@ def train(
     run: RunFolder,
     telemetry: Telemetry,
     description: str,
-    held_out: HeldOut | None = None,
+    held_out: Measure | None = None,
+    best: Best | None = None,
     watch: Watch | None = None,
 ) -> dict[str, float]:
     """Train to the end, from the run's newest checkpoint where it has one.
@@ -46,7 +48,8 @@ def train(
         run: gets metrics and checkpoints.
         telemetry: of the run; writes its lines.
         description: for the progress bar.
-        held_out: what training does not see, measured before the first step too.
+        held_out: what training does not see; measured before the first step too, if that is due.
+        best: keeps the weights of the best measurement.
         watch: is told that the run moves.
 
     Returns:
@@ -72,9 +75,12 @@ def train(
             run=run,
             telemetry=telemetry,
             held_out=held_out,
+            best=best,
             description=description,
         )
         start = recovery.restore()
+        if best and not start and engine.world.is_main:
+            best.forget()
         run.rewind(start)
         telemetry.begin(start)
         loop.begin(start)
@@ -140,7 +146,8 @@ class _Loop:
     training: Training
     run: RunFolder
     telemetry: Telemetry
-    held_out: HeldOut | None
+    held_out: Measure | None
+    best: Best | None
     description: str
     record: dict[str, Any] = field(default_factory=dict)
     """The means of the last line."""
@@ -150,7 +157,7 @@ class _Loop:
 
     def begin(self, start: int) -> None:
         """Before the first step, measure what is held out; later, know what the last line had."""
-        if start == 0 and self.held_out is not None:
+        if start == 0 and self.held_out and self.held_out.due(0, steps=self.training.steps):
             if (found := self._measure(0)) is not None:
                 self.telemetry.log(0, found)
         line = next(reversed(read_metrics(self.run.path)), {}) if start else {}
@@ -174,6 +181,11 @@ class _Loop:
             if not signal and self.held_out and self.held_out.due(done, steps=training.steps):
                 with self.telemetry.pausing():
                     measured = self._measure(done) or {}
+                    if measured and self.best:
+                        objective = self.engine.objective
+                        self.best.offer(
+                            self.engine, objective.backbone, step=done, measured=measured
+                        )
                     signal = self.stop.asked(world)
             if measured or signal or last or done % training.log_every == 0:
                 self._log(done, window, measured)
@@ -228,7 +240,7 @@ class _Loop:
         return _Judged(verdict, why, name_of(votes))
 
     def _measure(self, done: int) -> dict[str, float | None] | None:
-        """The loss on what is held out; None where a signal came meanwhile."""
+        """What is found on what is held out; None where a signal came meanwhile."""
         self.watch.beat(done, "held out")
 
         def asked() -> str | None:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+POWER = 0.9  # of the polynomial; source: Chen et al. 2017 (DeepLab)
 NO_DECAY = ("A_log", "D", "dt_bias", "bias")
 
 
@@ -25,11 +26,11 @@ class OptimConfig:
     warmup: float = 0.05
     """Share of the steps over which the rate rises from 0."""
 
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """How the rate falls after the warm-up."""
+    schedule: Literal["cosine", "poly", "constant"] = "cosine"
+    """How the rate falls after the warm-up; ``poly`` is (1 - share of the steps)^0.9."""
 
     final: float = 0.05
-    """Where the cosine ends, as a share of the peak rate."""
+    """Where the rate ends, as a share of its peak."""
 
     clip: float = 1.0
     """Largest gradient norm; 0 clips nothing."""
@@ -55,8 +56,10 @@ def learning_rate(config: OptimConfig, *, step: int, steps: int) -> float:
     if config.schedule == "constant":
         return config.lr
     share = (step - warmup) / max(steps - warmup, 1)
-    low = config.lr * config.final
-    return low + (config.lr - low) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+    low, share = config.lr * config.final, min(share, 1.0)
+    if config.schedule == "poly":
+        return low + (config.lr - low) * (1 - share) ** POWER
+    return low + (config.lr - low) * 0.5 * (1 + math.cos(math.pi * share))
 
 
 def parameter_groups(module: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:

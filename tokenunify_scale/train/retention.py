@@ -35,7 +35,7 @@ class SaveConfig:
 
     keep_best: int = 0
     """Checkpoints of lowest loss that are kept (held-out, where that was measured); the file
-    ``best`` names the first of them. Mind that a curriculum changes what the loss means."""
+    ``best_checkpoint`` names the first. Mind that a curriculum changes what the loss means."""
 
     def __post_init__(self) -> None:
         """Refuse to keep nothing."""

@@ -21,7 +21,7 @@ from tokenunify_scale.train.durable import Files, checksums, size_of, sync_folde
 from tokenunify_scale.train.manifest import MANIFEST, Manifest, damage, files_of
 
 CHECKPOINTS = "checkpoints"
-LATEST, BEST = "latest", "best"
+LATEST, BEST = "latest", "best_checkpoint"
 PARTIAL, REPLACED, DROPPED = "partial", "replaced", "dropped"
 
 _TAG = re.compile(r"step-\d{8,}")
@@ -180,7 +180,7 @@ def latest(run: Path) -> str | None:
 
 
 def best(run: Path) -> str | None:
-    """The tag that the run's ``best`` names; None without one."""
+    """The tag that the run's ``best_checkpoint`` names; None without one."""
     return _read_pointer(run / BEST)
 
 

@@ -149,6 +149,8 @@ def _held_out(state: RunState) -> str:
         return ""
     first, last = state.held_out_first, state.held_out
     text = f"{last['held_out_loss']:.4g} at step {last['step']:,}"
+    if (voi := last.get("held_out_voi")) is not None:
+        text += f", VOI {voi:.3g}"
     if first["step"] == last["step"]:
         return text
     return f"{text}, {first['held_out_loss']:.4g} at step {first['step']:,}"
