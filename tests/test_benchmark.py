@@ -29,7 +29,8 @@ def quick(monkeypatch):
 
 
 @pytest.mark.parametrize("change", [{"crop": [16, 0, 16]}, {"repeats": 0}, {"threads": 0},
-                                    {"short": 0}, {"patches": 0}])  # fmt: skip
+                                    {"short": 0}, {"patches": 0},
+                                    {"labels": [0, 8, 8]}])  # fmt: skip
 def test_what_cannot_be_measured_is_refused(change):
     (name,) = change
     with pytest.raises(ConfigError, match=name):
@@ -65,6 +66,15 @@ def test_memory_is_judged_by_the_cell_that_is_farthest_off(quick, capsys, monkey
     config = benchmark.Config(what="memory", out=tmp_path, volume=volume)
     assert benchmark.run(config)["metrics"] == {"targets_met": 1, "targets": 1}
     assert "1.100" in capsys.readouterr().out
+
+
+def test_scores_are_measured_and_judged_at_the_asked_size_only(quick, capsys, tmp_path):
+    assert benchmark.plan(benchmark.Config(what="scores"))["labels"] == [100, 1024, 1024]
+    words = ["scores", "--labels", "8,40,60", "--repeats", "1", "--out", str(tmp_path)]
+    assert main("benchmark", words) == 0
+    result = json.loads((tmp_path / "scores.json").read_text())
+    assert result["metrics"] == {} and len(result["findings"]) == 3
+    assert "scikit-image / ours" in capsys.readouterr().out
 
 
 def test_a_gpu_that_is_not_there_is_an_error_of_the_host(quick):

@@ -12,6 +12,7 @@ from tokenunify_scale.config import ConfigError, DataError
 from tokenunify_scale.evaluate import Config, plan, run
 from tokenunify_scale.volumes.hdf5 import write_hdf5
 
+QUIET = {"neurons": "off", "viewer": "off"}
 FIB25 = Path(__file__).resolve().parents[1] / ".." / "shared" / "data" / "fib25_train2_labeled.h5"
 
 
@@ -40,7 +41,11 @@ def test_a_volume_is_scored_and_drawn(tmp_path, source):
     out = tmp_path / "out"
     result = run(
         Config(
-            segmentation=f"{source}:wrong", labels=f"{source}:labels", raw=f"{source}:raw", out=out
+            segmentation=f"{source}:wrong",
+            labels=f"{source}:labels",
+            raw=f"{source}:raw",
+            out=out,
+            **QUIET,
         )
     )
     assert json.loads((out / "result.json").read_text())["metrics"] == result["metrics"]
@@ -52,7 +57,11 @@ def test_a_volume_is_scored_and_drawn(tmp_path, source):
 
 def test_sections_are_counted_in_the_source_volume(tmp_path, source):
     config = Config(
-        segmentation=f"{source}:wrong", labels=f"{source}:labels", sections=(3, 6), out=tmp_path
+        segmentation=f"{source}:wrong",
+        labels=f"{source}:labels",
+        sections=(3, 6),
+        out=tmp_path,
+        **QUIET,
     )
     assert run(config)["metrics"]["voi"] == pytest.approx(0)
 
@@ -66,13 +75,14 @@ def test_a_segmentation_with_an_offset_is_compared_where_it_lies(tmp_path, sourc
     folder = tmp_path / "segment"
     affinities = np.random.default_rng(0).random((3, 2, 40, 60)).astype(np.float32)
     place = {"offset": [2, 0, 0]}
+    told = {"offsets": [[1, 0, 0], [0, 1, 0], [0, 0, 1]], "axes": "czyx", **place}
     write_hdf5(
         folder / "segmentation.h5",
         {"segmentation": labels, "fragments": labels},
         attributes={"segmentation": place},
     )
     write_hdf5(
-        folder / "affinities.h5", {"affinities": affinities}, attributes={"affinities": place}
+        folder / "affinities.h5", {"affinities": affinities}, attributes={"affinities": told}
     )
     config = Config(
         segmentation=str(folder),
@@ -80,6 +90,7 @@ def test_a_segmentation_with_an_offset_is_compared_where_it_lies(tmp_path, sourc
         raw=f"{source}:raw",
         affinities=str(folder),
         out=tmp_path / "out",
+        **QUIET,
     )
     assert plan(config) == {"start": [2, 0, 0], "stop": [4, 40, 60], "scored": True}
     assert run(config)["metrics"]["voi"] == pytest.approx(0)
@@ -88,7 +99,8 @@ def test_a_segmentation_with_an_offset_is_compared_where_it_lies(tmp_path, sourc
 
 
 def test_without_labels_segments_are_counted_and_drawn(tmp_path, source):
-    result = run(Config(segmentation=f"{source}:wrong", raw=f"{source}:raw", out=tmp_path / "out"))
+    words = {"segmentation": f"{source}:wrong", "raw": f"{source}:raw", **QUIET}
+    result = run(Config(**words, out=tmp_path / "out"))
     assert result["metrics"] == {"segments": 7, "background_fraction": 0.0}
     assert (tmp_path / "out" / "sections.png").is_file()
     assert not (tmp_path / "out" / "errors.png").exists()
@@ -112,7 +124,7 @@ def test_labels_of_background_only_end_in_one_line(tmp_path, source):
 @pytest.mark.skipif(not FIB25.is_file(), reason="needs ../shared/data/fib25_train2_labeled.h5")
 def test_the_oversegmentation_of_fib25_scores_as_its_description_says(tmp_path):
     config = Config(
-        segmentation=f"{FIB25}:supervoxels", labels=f"{FIB25}:labels", out=tmp_path / "out"
+        segmentation=f"{FIB25}:supervoxels", labels=f"{FIB25}:labels", out=tmp_path / "out", **QUIET
     )
     metrics = run(config)["metrics"]
     assert metrics["voi_split"] == pytest.approx(2.41, abs=0.01)
@@ -126,11 +138,27 @@ def test_the_ffn_result_of_fib25_scores_as_described_where_it_is_not_background(
         labels=f"{FIB25}:labels",
         ignore_segment=0,
         out=tmp_path / "out",
+        **QUIET,
     )
     metrics = run(config)["metrics"]
     assert metrics["voi_split"] == pytest.approx(0.61, abs=0.01)
     assert metrics["voi_merge"] == pytest.approx(0.26, abs=0.01)
     assert metrics["background_fraction"] == pytest.approx(0.1125, abs=1e-3)
+
+
+def test_what_is_wrong_is_told_and_drawn_by_the_command_line(tmp_path, source, tokenunify):
+    out = tmp_path / "out"
+    words = ["--segmentation", f"{source}:wrong", "--labels", f"{source}:labels", "--out", out]
+    words += ["--units", "nats", "--border", "widened", "--worst", 3, "--neurons", "77,1"]
+    done = tokenunify("evaluate", *words)
+    assert done.returncode == 0, done.stderr
+    assert "split object" in done.stdout
+    result = json.loads((out / "result.json").read_text())
+    assert result["neurons"] == {"77": "chosen", "1": "chosen"}
+    assert result["convention"]["border"] == "widened" and result["convention"]["units"] == "nats"
+    (split,) = (out / "errors.csv").read_text().splitlines()[1:]
+    assert split.startswith("split,1,") and colours(out / "neurons.png") > 100
+    assert (out / "viewer.html").is_file() and (out / "errors.md").is_file()
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
@@ -156,6 +184,11 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
         ({"rollout": Path("runs/p")}, "--rollout needs --raw"),
         ({"segmentation": "s.h5:ids", "prefix": 1.0}, r"must be in \(0, 1\), got 1.0 and 0.75"),
         ({"segmentation": "s.h5:ids", "crops": 0}, "got 0, 1 and 8"),
+        ({"segmentation": "s.h5:ids", "worst": -1}, "worst must be >= 0, got -1"),
+        (
+            {"segmentation": "s.h5:ids", "border": "widened", "ignore_label": None},
+            "border_voxels >= 1 and ignore_label 0, got 1 and None",
+        ),
     ],
 )
 def test_what_is_no_evaluation_or_two_is_refused(words, message):

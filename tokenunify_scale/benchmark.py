@@ -1,4 +1,4 @@
-"""Measure the scan, a step, loop and loader, objectives and memory beside what is possible."""
+"""Measure the scan, a step, loop and loader, objectives, memory, scores: beside the possible."""
 
 import json
 import time
@@ -11,7 +11,17 @@ from torch import nn
 
 from tokenunify_scale.config import HostError, Named, to_dict
 from tokenunify_scale.data.shards.pack import shard_bytes
-from tokenunify_scale.measure import growth, loader, loop, objectives, planned, scan, tables
+from tokenunify_scale.measure import (
+    growth,
+    inferer,
+    loader,
+    loop,
+    objectives,
+    planned,
+    scan,
+    scores,
+    tables,
+)
 from tokenunify_scale.measure.clock import threads
 from tokenunify_scale.measure.layers import step_in_parts
 from tokenunify_scale.measure.memory import peak_extra
@@ -26,8 +36,9 @@ from tokenunify_scale.ops import backend
 from tokenunify_scale.registry import MODELS, OBJECTIVES
 from tokenunify_scale.train.runlog import describe_environment, write_atomically
 
+NANO = "emmamba_nano"  # what the targets of the inferer are for: tiny would take hours
 CHANNELS = 1  # in and out, as in pretraining
-ASKED = ("model", "crop", "short", "patches")
+ASKED = ("model", "crop", "short", "patches", "labels", "shape")
 Measured = tuple[dict[str, Any], str, list[Finding]]
 
 
@@ -35,10 +46,10 @@ Measured = tuple[dict[str, Any], str, list[Finding]]
 class Config:
     """One benchmark."""
 
-    what: Literal["scan", "step", "loop", "loader", "objectives", "memory"]
+    what: Literal["scan", "step", "loop", "loader", "objectives", "memory", "scores", "inferer"]
     """The scan at the network's shapes, a training step, the loop around it, reading crops, what is
-    learned, or what real ranks hold, for all sizes up to the network's, beside what --dry-run
-    foretells."""
+    learned, what real ranks hold, for all sizes up to the network's, beside what --dry-run
+    foretells, how fast a segmentation is scored, or predict beside MONAI's inferer."""
 
     out: Path = Path("runs/benchmark")
     """Where scan.json, step.json, step.png and so on are written, and the loader's shards."""
@@ -63,6 +74,12 @@ class Config:
     crops: int = 600
     """How many of them."""
 
+    labels: tuple[int, int, int] = (100, 1024, 1024)
+    """Size (z, y, x) in voxels of the volume that is scored."""
+
+    shape: tuple[int, int, int] = (256, 512, 512)
+    """Size (z, y, x) in voxels of the volume that is predicted."""
+
     repeats: int = 5
     """How often everything takes its turn; medians are reported."""
 
@@ -78,8 +95,10 @@ class Config:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value}")
-        if min(self.crop) < 1:
-            raise ValueError(f"crop {self.crop} is empty")
+        if min(*self.crop, *self.labels, *self.shape) < 1:
+            raise ValueError(
+                f"crop {self.crop}, labels {self.labels} or shape {self.shape} is empty"
+            )
 
 
 def plan(config: Config) -> dict[str, Any]:
@@ -93,6 +112,13 @@ def plan(config: Config) -> dict[str, Any]:
     if config.what == "loader":
         size = shard_bytes(config.crops, crop=config.crop)
         return {"volume": config.volume, "crops": config.crops, "bytes": size}
+    if config.what == "scores":
+        return {"labels": list(config.labels), "threads": scores.threads()}
+    if config.what == "inferer":
+        look = inferer.look_at(config.model, shape=config.shape, tile=config.crop)
+        tile, overlap = list(look.tile), list(look.overlap)
+        return {"model": config.model.name, "volume": list(config.shape), "tile": tile,
+                "overlap": overlap, "turns": _turns(config)}  # fmt: skip
     if config.what == "loop":
         return {"model": config.model.name, "crop": list(config.crop), "steps": _steps(config)}
     if config.what == "memory":
@@ -123,10 +149,12 @@ def run(config: Config) -> dict[str, Any]:
     started = time.time()
     device = _device(config)
     measure = {
+        "inferer": _inferer,
         "loader": _loader,
         "loop": _loop,
         "memory": _memory,
         "objectives": _objectives,
+        "scores": _scores,
         "scan": _scan_on_gpu if device == "cuda" else _scan,
         "step": _step_on_gpu if device == "cuda" else _step,
     }[config.what]
@@ -135,7 +163,7 @@ def run(config: Config) -> dict[str, Any]:
         if not _is_asked(config):
             findings = [replace(finding, judged=False) for finding in findings]
         name = torch.cuda.get_device_name() if device == "cuda" else f"CPU, threads: {count}"
-    of = "" if config.what == "loader" else f" of {config.model.name}"
+    of = "" if config.what in ("loader", "scores") else f" of {config.model.name}"
     print(f"benchmark {config.what}{of} on {name}\n\n{text}\n")
     if findings:
         print(f"{verdicts(findings)}\n")
@@ -194,6 +222,28 @@ def _memory(config: Config) -> Measured:
     return measured, planned.memory_table(measured), planned.memory_findings(measured)
 
 
+def _turns(config: Config) -> int:
+    """How often a volume is predicted; it takes minutes."""
+    return (config.repeats + 1) // 2
+
+
+def _inferer(config: Config) -> Measured:
+    measured = inferer.compare(
+        config.model,
+        shape=config.shape,
+        tile=config.crop,
+        repeats=_turns(config),
+        threads=torch.get_num_threads(),
+        folder=config.out / "inferer",
+    )
+    return measured, inferer.inferer_table(measured), inferer.inferer_findings(measured)
+
+
+def _scores(config: Config) -> Measured:
+    measured = scores.compare(config.labels, repeats=config.repeats)
+    return measured, scores.scores_table(measured), scores.scores_findings(measured)
+
+
 def _device(config: Config) -> str:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise HostError("benchmark: device is cuda, and torch finds no CUDA device here")
@@ -204,6 +254,8 @@ def _device(config: Config) -> str:
 def _is_asked(config: Config) -> bool:
     """Whether this is the network, and are the sizes, that the targets are for."""
     asked = Config(what=config.what)
+    if config.what == "inferer":
+        asked = replace(asked, model=Named(NANO, MODELS.get(NANO).config))
     return all(getattr(config, name) == getattr(asked, name) for name in ASKED)
 
 

@@ -42,7 +42,7 @@ VERBS = {
     "export": "write a Hugging Face folder",
     "import-official": "turn a checkpoint of the paper's release into a run",
     "doctor": "look at this machine, or at all hosts of a job, before training",
-    "benchmark": "measure scan, step, loop, loader, objectives or memory",
+    "benchmark": "measure speed, memory and exactness beside what else there is",
 }
 PRINTERS = {"models": "list the networks and what they cost", "status": "show how runs stand"}
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 KINDS = ("segmentation", "rollout", "reconstruct")  # of evaluations
 SCORED = ("segmentation", "labels", "raw", "affinities", "sections", "ignore_label")
-SCORED += ("ignore_segment",)
+SCORED += ("ignore_segment", "border", "border_voxels", "units", "worst", "neurons", "viewer")
+SCORED += ("neuroglancer",)
 HIDDEN = ("crops", "crop", "patch", "path", "fill", "seed", "sections")  # of the other two
 
 
@@ -46,6 +47,32 @@ class Config:
     ignore_segment: int | None = None
     """Segment id that does not count. None, as published scores have it, treats background in the
     segmentation as one more segment; 0 scores only what was segmented."""
+
+    # Paper: it does not say whether its scores are of widened labels; they differ by 0.1 bits.
+    border: Literal["original", "widened"] = "original"
+    """Score all labelled voxels, or none within border_voxels of another object in the plane, as
+    in the labels of a training; result.json says which."""
+
+    border_voxels: int = 1
+    """With widened borders: how far the background reaches into each of two objects."""
+
+    units: Literal["bits", "nats"] = "bits"
+    """Of variation of information; the CREMI score always takes bits."""
+
+    worst: int = 20
+    """Objects that are split most, and segments that merge most, listed in errors.csv with places;
+    0 lists none."""
+
+    neurons: Literal["auto", "off"] | tuple[int, ...] = "auto"
+    """Segments to draw in 3-D, as 12,57, or off; auto draws the worst and the largest ones."""
+
+    viewer: Literal["auto", "on", "off"] = "auto"
+    """Whether to write viewer.html: auto does up to 2**25 voxels; on shows, of a larger volume, a
+    crop around the worst mistake."""
+
+    neuroglancer: str | None = None
+    """Print a Neuroglancer link to a segment folder written with --format zarr: the URL under which
+    that folder is served, as by python -m tokenunify_scale.viewer.serve."""
 
     rollout: Path | None = None
     """A pretraining run or an export of one, in place of a segmentation: patches are predicted from
@@ -91,8 +118,9 @@ class Config:
     """Of places, masks and noise."""
 
     out: Path = Path("runs/evaluate")
-    """The run folder, with result.json, and sections.png and errors.png, or rollout.png and
-    rollout.csv, or reconstruct.png, reconstruct.csv and, of photographs, psnr.png."""
+    """The run folder, with result.json, and sections.png, errors.png, errors.csv, errors.md,
+    neurons.png and viewer.html, or rollout.png and rollout.csv, or reconstruct.png,
+    reconstruct.csv and, of photographs, psnr.png."""
 
     def __post_init__(self) -> None:
         """Refuse what is no evaluation, or two."""
@@ -113,6 +141,13 @@ class Config:
                 f"crops, every and prefixes must be >= 1, got {self.crops}, {self.every} and "
                 f"{self.prefixes}"
             )
+        if self.border == "widened" and (self.border_voxels < 1 or self.ignore_label != 0):
+            raise ValueError(
+                "border widened turns voxels of labels into background: it needs border_voxels "
+                f">= 1 and ignore_label 0, got {self.border_voxels} and {self.ignore_label}"
+            )
+        if self.worst < 0:
+            raise ValueError(f"worst must be >= 0, got {self.worst}")
         if not (0 < self.prefix < 1 and 0 < self.ratio < 1):
             raise ValueError(
                 f"prefix and ratio must be in (0, 1), got {self.prefix} and {self.ratio}"

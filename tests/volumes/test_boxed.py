@@ -116,6 +116,16 @@ def test_it_is_copied_into_hdf5_slab_by_slab(tmp_path, monkeypatch):
     assert again.voxel_size == (40, 4, 4)
 
 
+@pytest.mark.parametrize("shape, count", [((40, 300, 17), 3 * 3), ((3, 40, 20, 17), 3)])
+def test_parts_of_a_copy_are_whole_chunks_and_cover_it(shape, count, monkeypatch):
+    monkeypatch.setattr(hdf5, "SLAB", 1)
+    array = np.zeros(shape, np.uint8)
+    for part in (parts := hdf5._parts(array)):
+        assert not any(a % c for a, c in zip(part.start, hdf5.CHUNK, strict=True))
+        array[(..., *part.slices)] += 1
+    assert (array == 1).all() and len(parts) == count
+
+
 def test_a_full_disk_ends_the_copy_with_a_line_and_leaves_no_file(tmp_path, monkeypatch):
     ids, _ = filled(tmp_path / "ids", (10, 20, 17))
     monkeypatch.setattr(hdf5, "SPARE", 1 << 60)

@@ -30,6 +30,10 @@ TARGETS = {
     "three-way step": Target("at most", 1.25, ".2f"),
     "loop": Target("at most", 0.03, ".1%"),
     "planner": Target("at most", 0.15, ".1%"),
+    "inferer": Target("at least", 1.0, ".2f"),
+    "inferer memory": Target("at most", 0.5, ".2f"),
+    "scores": Target("at least", 5),
+    "equal scores": Target("at most", 1e-9, ".1e"),
 }
 VERDICTS = {True: "PASS", False: "FAIL", None: ""}
 

@@ -18,7 +18,7 @@ from tokenunify_scale.volumes.volume import Claim, Volume, voxel_size_of
 
 SUFFIXES = (".h5", ".hdf5", ".hdf")
 CHUNK = (16, 128, 128)
-SLAB = 64 << 20
+SLAB = 16 << 20
 """Bytes of a dataset that are written at a time."""
 SPARE = 16 << 20
 """Bytes that must stay free on the disk: HDF5 ends the process where its own tables do not fit."""
@@ -189,21 +189,32 @@ def _write(file: h5py.File, name: str, array: np.ndarray | Boxes, *, path: Path)
         file.create_dataset(name, data=array)
         return
     dataset = file.create_dataset(name, array.shape, array.dtype, **_storage(array))
-    depth, *plane = array.shape[-3:]
-    section = math.prod(array.shape) // depth * array.dtype.itemsize
-    step = max(CHUNK[0], SLAB // section // CHUNK[0] * CHUNK[0])
-    for z in range(0, depth, step):
-        box = Box((z, 0, 0), (min(z + step, depth), *plane))
-        free, needed = shutil.disk_usage(path.parent).free, section * box.shape[0] + SPARE
+    for box in _parts(array):
+        bytes = math.prod((*array.shape[:-3], *box.shape)) * array.dtype.itemsize
+        free, needed = shutil.disk_usage(path.parent).free, bytes + SPARE
         if free < needed:
             raise HostError(
                 f"{path}: {free >> 20} MiB are left on the disk, {name} may need "
-                f"{needed >> 20} MiB for its next {box.shape[0]} sections: make room, or choose "
+                f"{needed >> 20} MiB for its next {box.shape} voxels: make room, or choose "
                 "another --out"
             )
         where = (..., *box.slices)
         dataset[where] = array[where] if isinstance(array, np.ndarray) else array.read(box)
         file.flush()
+
+
+def _parts(array: np.ndarray | Boxes) -> list[Box]:
+    """Boxes of whole chunks that cover an array, of SLAB bytes where a row of chunks has less."""
+    depth, height, width = array.shape[-3:]
+    row = math.prod(array.shape[:-3]) * CHUNK[0] * CHUNK[1] * width * array.dtype.itemsize
+    rows = max(1, SLAB // row)
+    tall = CHUNK[1] * rows
+    deep = CHUNK[0] * max(1, rows // -(-height // CHUNK[1]))
+    return [
+        Box((z, y, 0), (min(z + deep, depth), min(y + tall, height), width))
+        for z in range(0, depth, deep)
+        for y in range(0, height, tall)
+    ]
 
 
 def _storage(array: np.ndarray | Boxes) -> dict[str, Any]:

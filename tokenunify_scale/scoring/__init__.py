@@ -1,0 +1,5 @@
+"""Hold a segmentation against the ground truth, part by part, and show what is wrong where."""
+
+from tokenunify_scale.scoring.scoring import Scoring
+
+__all__ = ["Scoring"]
