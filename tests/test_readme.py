@@ -84,7 +84,7 @@ def test_a_command_can_be_done(line, desk, monkeypatch, capsys):
     small = {
         "prepare": [] if "--verify" in words else ["--crops", "2"],
         "pretrain": ["--set", "objective.patch=[4,8,8]"],
-        "finetune": ["--crop", "31,216,216" if "mala" in words else "8,16,16"],
+        "finetune": ["--crop", "31,241,241" if "mala" in words else "8,16,16"],
     }.get(words[0], [])
     if "--dataset" in words:  # it is far away
         small += ["--source", "stack.tif"]
