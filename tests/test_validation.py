@@ -53,7 +53,8 @@ def validation(cube, sections=(4, 12), tile=(4, 12, 16), every=3, cuts=(0.3, 0.7
     region = region_of(ValidationConfig(), sections, trained=(0, 4), **cube)
     margin = margin or (0, 0, 0)
     look = Windows(tile, (1, 2, 4), margin, (0, 0, 0))
-    return Validation(region, look=look, every=every, cuts=cuts, config=config or AffinityConfig())
+    judge, config = ValidationConfig(thresholds=cuts), config or AffinityConfig()
+    return Validation(region, look=look, every=every, judge=judge, config=config)
 
 
 def measured(found, engine):

@@ -319,7 +319,7 @@ def _validation(config: Config, network: torch.nn.Module, *, crop: Triple) -> Va
         region,
         look=windows(network, tile=crop, overlap=None, shape=region.box.shape),
         every=config.validation.every or max(1, config.steps // VALIDATIONS),
-        cuts=config.validation.thresholds,
+        judge=config.validation,
         config=config.objective.options,
     )
 

@@ -5,7 +5,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -47,7 +47,10 @@ class ValidationConfig:
     """Steps between two validations; by default a tenth of the run."""
 
     thresholds: Cuts = (0.3, 0.5, 0.7)
-    """Of the segmentation by waterz, in one pass; the best of them is the score."""
+    """Of the segmentation by waterz; the best of them is the score."""
+
+    waterz: WaterzConfig = field(default_factory=WaterzConfig)
+    """How it is segmented, besides the thresholds."""
 
     def __post_init__(self) -> None:
         """Refuse half of a pair, and numbers outside their ranges."""
@@ -113,7 +116,13 @@ class Validation:
     """
 
     def __init__(
-        self, region: Region, *, look: Windows, every: int, cuts: Cuts, config: AffinityConfig
+        self,
+        region: Region,
+        *,
+        look: Windows,
+        every: int,
+        judge: ValidationConfig,
+        config: AffinityConfig,
     ) -> None:
         """Check the pair, and read the region.
 
@@ -121,7 +130,7 @@ class Validation:
             region: intensities, and integers >= 0 of the same shape; 0 is background.
             look: how the network sees it, as from ``windows`` for its shape.
             every: steps between two measurements.
-            cuts: thresholds of the segmentation; the best is reported.
+            judge: how it is segmented; the best of its thresholds is reported.
             config: of the objective, for the loss.
 
         Raises:
@@ -149,7 +158,7 @@ class Validation:
         self._raw = read_gray(raw, seen, mapping=find_mapping(raw))
         self._inside = box.shift(tuple(-start for start in seen.start))
         self._look, self._every, self._config = look, every, config
-        self._options = replace(WaterzConfig(), threshold=cuts)
+        self._options = replace(judge.waterz, threshold=judge.thresholds)
 
     def due(self, step: int, *, steps: int) -> bool:
         """Whether it is measured after ``step`` of ``steps``: every so often, and after the last.
