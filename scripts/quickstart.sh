@@ -31,6 +31,8 @@ Results:
   score table          $out/table.md
   segmentation         $out/evaluate/$cell/sections.png
   errors               $out/evaluate/$cell/errors.png
+  neurons              $out/evaluate/$cell/neurons.png
+  viewer, in a browser $out/evaluate/$cell/viewer.html
   exported model       $model
 Next, your own stack:
   source .venv/bin/activate

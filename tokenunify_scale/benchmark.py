@@ -16,6 +16,7 @@ from tokenunify_scale.measure import (
     inferer,
     loader,
     loop,
+    noise,
     objectives,
     planned,
     scan,
@@ -25,7 +26,7 @@ from tokenunify_scale.measure import (
 from tokenunify_scale.measure.clock import threads
 from tokenunify_scale.measure.layers import step_in_parts
 from tokenunify_scale.measure.memory import peak_extra
-from tokenunify_scale.measure.picture import draw_breakdown
+from tokenunify_scale.measure.picture import draw_breakdown, draw_noise
 from tokenunify_scale.measure.report import Finding, counts, verdicts
 from tokenunify_scale.measure.step import steps_on_gpu
 from tokenunify_scale.models.count import cost
@@ -38,7 +39,7 @@ from tokenunify_scale.train.runlog import describe_environment, write_atomically
 
 NANO = "emmamba_nano"  # what the targets of the inferer are for: tiny would take hours
 CHANNELS = 1  # in and out, as in pretraining
-ASKED = ("model", "crop", "short", "patches", "labels", "shape")
+ASKED = ("model", "crop", "short", "patches", "labels", "shape", "noisy")
 Measured = tuple[dict[str, Any], str, list[Finding]]
 
 
@@ -46,10 +47,13 @@ Measured = tuple[dict[str, Any], str, list[Finding]]
 class Config:
     """One benchmark."""
 
-    what: Literal["scan", "step", "loop", "loader", "objectives", "memory", "scores", "inferer"]
+    what: Literal[
+        "scan", "step", "loop", "loader", "objectives", "memory", "scores", "noise", "inferer"
+    ]
     """The scan at the network's shapes, a training step, the loop around it, reading crops, what is
     learned, what real ranks hold, for all sizes up to the network's, beside what --dry-run
-    foretells, how fast a segmentation is scored, or predict beside MONAI's inferer."""
+    foretells, how fast a segmentation is scored, what wrong affinities do to it, or predict beside
+    MONAI's inferer."""
 
     out: Path = Path("runs/benchmark")
     """Where scan.json, step.json, step.png and so on are written, and the loader's shards."""
@@ -80,6 +84,9 @@ class Config:
     shape: tuple[int, int, int] = (256, 512, 512)
     """Size (z, y, x) in voxels of the volume that is predicted."""
 
+    noisy: tuple[int, int, int] = (32, 192, 192)
+    """Size (z, y, x) in voxels of the volume whose affinities are made wrong."""
+
     repeats: int = 5
     """How often everything takes its turn; medians are reported."""
 
@@ -95,10 +102,9 @@ class Config:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value}")
-        if min(*self.crop, *self.labels, *self.shape) < 1:
-            raise ValueError(
-                f"crop {self.crop}, labels {self.labels} or shape {self.shape} is empty"
-            )
+        for name in ("crop", "labels", "shape", "noisy"):
+            if min(getattr(self, name)) < 1:
+                raise ValueError(f"{name} {getattr(self, name)} is empty")
 
 
 def plan(config: Config) -> dict[str, Any]:
@@ -114,6 +120,8 @@ def plan(config: Config) -> dict[str, Any]:
         return {"volume": config.volume, "crops": config.crops, "bytes": size}
     if config.what == "scores":
         return {"labels": list(config.labels), "threads": scores.threads()}
+    if config.what == "noise":
+        return {"volume": list(config.noisy), "flipped": list(noise.SHARES), "ways": [*noise.WAYS]}
     if config.what == "inferer":
         look = inferer.look_at(config.model, shape=config.shape, tile=config.crop)
         tile, overlap = list(look.tile), list(look.overlap)
@@ -153,6 +161,7 @@ def run(config: Config) -> dict[str, Any]:
         "loader": _loader,
         "loop": _loop,
         "memory": _memory,
+        "noise": _noise,
         "objectives": _objectives,
         "scores": _scores,
         "scan": _scan_on_gpu if device == "cuda" else _scan,
@@ -163,7 +172,7 @@ def run(config: Config) -> dict[str, Any]:
         if not _is_asked(config):
             findings = [replace(finding, judged=False) for finding in findings]
         name = torch.cuda.get_device_name() if device == "cuda" else f"CPU, threads: {count}"
-    of = "" if config.what in ("loader", "scores") else f" of {config.model.name}"
+    of = "" if config.what in ("loader", "scores", "noise") else f" of {config.model.name}"
     print(f"benchmark {config.what}{of} on {name}\n\n{text}\n")
     if findings:
         print(f"{verdicts(findings)}\n")
@@ -242,6 +251,18 @@ def _inferer(config: Config) -> Measured:
 def _scores(config: Config) -> Measured:
     measured = scores.compare(config.labels, repeats=config.repeats)
     return measured, scores.scores_table(measured), scores.scores_findings(measured)
+
+
+def _noise(config: Config) -> Measured:
+    measured = noise.compare(config.noisy, folder=config.out / "noise")
+    draw_noise(
+        config.out / "noise.png",
+        measured["voi"],
+        shares=noise.SHARES,
+        worst=measured["everything_merged"],
+        title="True affinities of synthetic neurites, some flipped",
+    )
+    return measured, noise.noise_table(measured), noise.noise_findings(measured)
 
 
 def _device(config: Config) -> str:

@@ -9,6 +9,7 @@ WIDTH, BAR, AROUND, DPI = 7.2, 0.5, 1.35, 200  # inches
 LEAST = 0.05  # of the longest bar: smaller parts have no label
 HEIGHT = 3.4  # inches
 MARKERS = ("o", "s", "^", "D")
+LINEAR, BITS = 0.1, (0, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 LINES = ("#0072B2", "#D55E00", "#E69F00", "#009E73")
 
 
@@ -67,6 +68,58 @@ def draw_breakdown(path: Path, steps: Mapping[str, Mapping[str, float]], *, titl
         handlelength=1.0,
         columnspacing=1.6,
     )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def draw_noise(
+    path: Path,
+    curves: Mapping[str, Sequence[float]],
+    *,
+    shares: Sequence[float],
+    worst: float,
+    title: str,
+) -> None:
+    """Score against the share of wrong affinities, one line a way of segmenting.
+
+    Args:
+        path: PNG file.
+        curves: by way (four at most): VOI in bits at each share.
+        shares: of affinities that are flipped, in [0, 1].
+        worst: VOI where everything is merged, a dashed line.
+        title: stands above.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    percent = [100 * share for share in shares]
+    for row, (way, values) in enumerate(curves.items()):
+        axes.plot(
+            percent,
+            values,
+            marker=MARKERS[row],
+            color=LINES[row],
+            linewidth=1.8,
+            markersize=6,
+            markeredgecolor="white",
+            markeredgewidth=0.8,
+            label=way,
+        )
+    axes.axhline(worst, color="0.5", linewidth=1, linestyle="--", zorder=0)
+    axes.text(percent[-1], 0.9 * worst, "everything merged", fontsize=9, ha="right", va="top")
+    # Hundredths of a bit and several bits are both to be read, and 0.
+    axes.set_yscale("symlog", linthresh=LINEAR)
+    axes.set_ylim(0, 2 * worst)
+    axes.set_yticks(BITS, [f"{value:g}" for value in BITS])
+    axes.set_xticks(percent)
+    axes.set_xlabel("affinities flipped, %", fontsize=9)
+    axes.set_ylabel("VOI, bits", fontsize=9)
+    axes.tick_params(labelsize=9)
+    axes.grid(axis="y", color="0.9", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right center", fontsize=9, frameon=False)
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
 

@@ -33,6 +33,9 @@ TARGETS = {
     "inferer": Target("at least", 1.0, ".2f"),
     "inferer memory": Target("at most", 0.5, ".2f"),
     "scores": Target("at least", 5),
+    "perfect": Target("at most", 0.01, ".3f"),
+    "noise": Target("at most", 0.25, ".2f"),
+    "blocks": Target("at most", 0.02, ".4f"),
     "equal scores": Target("at most", 1e-9, ".1e"),
 }
 VERDICTS = {True: "PASS", False: "FAIL", None: ""}
