@@ -13,7 +13,7 @@ import torch
 
 from tokenunify_scale.config import ConfigError, DataError
 from tokenunify_scale.data.affinities import widen_borders
-from tokenunify_scale.data.crops import relabel
+from tokenunify_scale.data.crops import check_pair, relabel
 from tokenunify_scale.data.gray import find_mapping, read_gray
 from tokenunify_scale.data.reflect import grow, read_reflected
 from tokenunify_scale.metrics import Score, score
@@ -137,13 +137,7 @@ class Validation:
             DataError: shapes differ, labels are no integers, negative, or all background.
         """
         raw, labels, box = region
-        if tuple(raw.shape) != tuple(labels.shape):
-            raise DataError(
-                f"{raw.path} has shape {tuple(raw.shape)}, "
-                f"its labels {labels.path} {tuple(labels.shape)}"
-            )
-        if labels.dtype.kind not in "iub":
-            raise DataError(f"{labels.path}: labels are integers, not {labels.dtype}")
+        check_pair(raw, labels)
         if (voxels := math.prod(box.shape)) > LARGE:
             log.warning(
                 "validation on %s voxels needs about %.0f GiB on rank 0 each time: %s of them do",

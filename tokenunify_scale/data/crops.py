@@ -93,13 +93,7 @@ class LabelledCrops:
         Raises:
             DataError: shapes differ, labels are no integers, the crop does not fit into the box.
         """
-        if tuple(raw.shape) != tuple(labels.shape):
-            raise DataError(
-                f"{raw.path} has shape {tuple(raw.shape)}, "
-                f"its labels {labels.path} {tuple(labels.shape)}"
-            )
-        if labels.dtype.kind not in "iub":
-            raise DataError(f"{labels.path}: labels are integers, not {labels.dtype}")
+        check_pair(raw, labels)
         box = box or Box.of(raw.shape)
         if not Box.of(raw.shape).contains(box):
             raise ConfigError(f"{raw.path}: {box} reaches beyond its shape {tuple(raw.shape)}")
@@ -150,6 +144,21 @@ class LabelledCrops:
             size = self.voxel_size
             raw, labels = augment(raw, labels, config=self.augment, rng=rng, voxel_size=size)
         return raw, labels
+
+
+def check_pair(raw: Volume, labels: Volume) -> None:
+    """Refuse what cannot be an image and its labels.
+
+    Raises:
+        DataError: shapes differ, or labels are no integers.
+    """
+    if tuple(raw.shape) != tuple(labels.shape):
+        raise DataError(
+            f"{raw.path} has shape {tuple(raw.shape)}, "
+            f"its labels {labels.path} {tuple(labels.shape)}"
+        )
+    if labels.dtype.kind not in "iub":
+        raise DataError(f"{labels.path}: labels are integers, not {labels.dtype}")
 
 
 def has_labelled_pair(labels: np.ndarray) -> bool:
