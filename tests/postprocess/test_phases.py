@@ -9,9 +9,10 @@ from tokenunify_scale.config import ConfigError
 from tokenunify_scale.data.affinities import affinities_from_labels
 from tokenunify_scale.metrics import score
 from tokenunify_scale.postprocess.edges import Edges
-from tokenunify_scale.postprocess.phases import METHODS, check_graph, phases
+from tokenunify_scale.postprocess.phases import METHODS, check_graph, needed, phases
 from tokenunify_scale.postprocess.waterz import WaterzConfig, template
 from tokenunify_scale.registry import POSTPROCESS
+from tokenunify_scale.volumes.geometry import Box
 from tokenunify_scale.volumes.synthetic import SyntheticConfig, synthesize
 
 SHARES = (0, 0.01, 0.02, 0.05, 0.1)
@@ -74,6 +75,23 @@ def test_scores_of_the_synthetic_volume_are_perfect_and_degrade_smoothly_with_no
     assert curve[0] < 0.01
     assert all(after > before - 0.01 for before, after in zip(curve, curve[1:], strict=False))
     assert curve[2] < 0.1 and curve[4] < everything_merged / 4
+
+
+@pytest.mark.parametrize("scoring", ["mean", "paper", "median"])
+def test_what_is_cut_of_the_histograms_is_not_needed(scoring):
+    affinities = flipped(perfect(columns((6, 40, 40), count=10)), 0.02).astype(np.float32)
+    config, method = WaterzConfig(scoring=scoring), phases("waterz")
+    pieces = method.fragments(config, affinities, offsets=OFFSETS)
+    nodes, edges = np.unique(pieces[pieces > 0]), Edges.of(affinities, pieces)
+    cut = edges.cut(needed(config))
+    assert (cut.bins.size < edges.bins.size) == (scoring != "median")
+    whole, some = (method.solve(config, each, nodes)[0.5] for each in (edges, cut))
+    assert np.array_equal(whole, some)
+    halves = [
+        Edges.of(affinities, pieces, box=Box((a, 0, 0), (b, 40, 40))).cut(needed(config))
+        for a, b in ((0, 3), (3, 6))
+    ]
+    assert np.array_equal(method.solve(config, Edges.sum(halves), nodes)[0.5], whole)
 
 
 def test_a_name_is_one_of_the_registry():

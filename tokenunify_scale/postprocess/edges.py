@@ -6,12 +6,14 @@ the table of the whole, in whatever order.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
 from tokenunify_scale.volumes.geometry import Box, edges
 
+Needed = Literal["all", "highest", "sums"]
 UNIT = 1 << 24  # affinities are counted in parts of it: all that float32 tells apart above 0.5
 BINS = 256
 FACES = 1 << 22  # faces sorted at a time: bounds the temporary memory
@@ -48,6 +50,19 @@ class Edges:
     def highest(self) -> np.ndarray:
         """uint8 [E], the bin of the highest affinity of each pair."""
         return self.bins[self.starts[1:] - 1]
+
+    def cut(self, needed: Needed) -> "Edges":
+        """The same table with no more of the histograms than is needed, which are most of it.
+
+        Args:
+            needed: "all" of them; the "highest" bin of each pair; only the "sums", for means.
+        """
+        if needed == "all":
+            return self
+        bins, times = self.highest, np.ones_like(self.count)
+        if needed == "sums":
+            bins, times = np.zeros_like(bins), self.count
+        return replace(self, starts=np.arange(len(self) + 1), bins=bins, times=times)
 
     @classmethod
     def empty(cls) -> "Edges":

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tokenunify_scale.postprocess import multicut, mutex, watershed, waterz
+from tokenunify_scale.postprocess.agglomerate import parse_score
+from tokenunify_scale.postprocess.edges import Needed
 from tokenunify_scale.registry import POSTPROCESS
 
 
@@ -35,6 +37,16 @@ def phases(name: str) -> Phases:
         ConfigError: an unknown method; the message has the nearest name and the list.
     """
     return METHODS[POSTPROCESS.get(name).name]
+
+
+def needed(config: Any) -> Needed:
+    """What of the histograms of a region graph a method reads."""
+    if not isinstance(config, waterz.WaterzConfig):
+        return "sums"
+    score = parse_score(config.scoring)
+    if score.quantile is None:
+        return "sums"
+    return "highest" if score.highest else "all"
 
 
 def check_graph(config: Any) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from tokenunify_scale.postprocess.budget import chunk_of
 from tokenunify_scale.postprocess.edges import Edges
 from tokenunify_scale.postprocess.outcome import FRAGMENTS, names
-from tokenunify_scale.postprocess.phases import phases
+from tokenunify_scale.postprocess.phases import needed, phases
 from tokenunify_scale.postprocess.relabel import Table, compact, fill
 from tokenunify_scale.postprocess.source import Affinities, open_affinities
 from tokenunify_scale.postprocess.whole import Dissolve
@@ -87,7 +87,8 @@ def measure_edges(job: Job, block: Block) -> None:
         job.store(FRAGMENTS).read(seen),
         box=_within(block.write, seen),
     )
-    _save(_file(job, "edges", block, "npz"), lambda file: np.savez(file, **vars(edges)))
+    kept = edges.cut(needed(job.options))
+    _save(_file(job, "edges", block, "npz"), lambda file: np.savez(file, **vars(kept)))
 
 
 def join(job: Job, blocks: list[Block], counts: list[int]) -> None:
