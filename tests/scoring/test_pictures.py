@@ -74,7 +74,10 @@ def test_pieces_merges_and_the_largest_segments_are_the_neurons_to_see():
     ids = np.repeat([11, 12, 0, 20, 20, 30], [9, 8, 3, 5, 9, 30])
     overlaps = Overlaps.of(ids, labels)
     found = pictures.neurons_of(overlaps, worst(overlaps, count=5))
-    assert found == {11: "of split 1", 12: "of split 1", 20: "merge", 30: "large"}
+    assert found == {
+        11: "pieces of object 1", 12: "pieces of object 1", 20: "the worst merge",
+        30: "the largest",
+    }  # fmt: skip
 
 
 def test_neurons_lost_between_the_voxels_are_left_out(files, tmp_path, monkeypatch, caplog):

@@ -133,7 +133,7 @@ def test_neurons_are_chosen_or_named(tmp_path, source, monkeypatch):
     drawn = []
     monkeypatch.setattr(pictures, "draw_neurons", lambda path, *_, **__: drawn.append(path.name))
     words = {"segmentation": f"{source}:labels", "viewer": "off"}
-    assert Scoring(**words).run(tmp_path)["neurons"] == {"1": "large", "2": "large"}
+    assert Scoring(**words).run(tmp_path)["neurons"] == {"1": "the largest", "2": "the largest"}
     assert Scoring(**words, neurons=(2,)).run(tmp_path)["neurons"] == {"2": "chosen"}
     assert Scoring(**words, neurons="off").run(tmp_path)["neurons"] == {}
     assert drawn == ["neurons.png"] * 2

@@ -72,14 +72,14 @@ def neurons_of(every: Overlaps, mistakes: Sequence[Mistake]) -> dict[int, str]:
         for mistake in [one for one in mistakes if one.kind == kind][:1]:
             pieces = [one for one, _ in mistake.partners if one != 0][:2]
             ids = [mistake.id] if kind == "merge" else pieces
-            why = f"of split {mistake.id}" if kind == "split" else kind
+            why = f"pieces of object {mistake.id}" if kind == "split" else "the worst merge"
             found |= {one: why for one in ids if one not in found and one > 0}
     segments, inverse = np.unique(every.segments, return_inverse=True)
     sizes = np.bincount(inverse, weights=every.counts)
     order = segments[np.argsort(-sizes, kind="stable")]
     for one in order[order > 0][:NEURONS].tolist():
         if len(found) < NEURONS:
-            found.setdefault(one, "large")
+            found.setdefault(one, "the largest")
     return found
 
 
