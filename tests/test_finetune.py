@@ -100,6 +100,20 @@ def test_offsets_stand_in_the_header(finetuned, pretrained):
     assert read_description(pretrained).offsets is None
 
 
+def test_two_trainings_one_after_the_other_in_a_process_learn_the_same(demo, tmp_path, tokenunify):
+    code = (
+        "import sys; from tokenunify_scale.cli import main\n"
+        "for out in sys.argv[1:3]: assert main('finetune', [*sys.argv[3:], '--out', out]) == 0"
+    )
+    outs = [str(tmp_path / name) for name in "ab"]
+    words = words_of(demo, tmp_path, "--size", "atto", "--steps", 2)
+    command = [sys.executable, "-c", code, *outs, *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    first, second = (read_result(out)["metrics"]["loss"] for out in outs)
+    assert first == second
+
+
 def test_several_volumes_train_together(demo, tmp_path):
     volume = demo / "volume" / "synthetic.h5"
     more = "synthetic:seed=9,shape=12x48x48"

@@ -98,7 +98,13 @@ def test_the_command_says_a_link_and_serves_what_it_names(tmp_path):
     with server(tmp_path, port=0) as free:
         port = free.server_address[1]
     words = [sys.executable, "-m", "tokenunify_scale.viewer.serve", str(tmp_path)]
-    running = subprocess.Popen([*words, "--port", str(port)], stdout=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        [*words, "--port", str(port)],
+        stdout=subprocess.PIPE,
+        text=True,
+        # A shell lets its background jobs, this test perhaps among them, ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     try:
         said = running.stdout.readline() + running.stdout.readline()
         assert re.search(rf"served at http://localhost:{port} until Ctrl-C\.\n2\. Open http", said)

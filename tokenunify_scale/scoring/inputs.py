@@ -15,7 +15,7 @@ from tokenunify_scale.volumes.geometry import Box, Triple
 from tokenunify_scale.volumes.part import Part, part_of, place
 from tokenunify_scale.volumes.volume import Volume, open_volume
 
-BYTES = 192 << 20
+BYTES = 64 << 20
 """Of segmentation and labels together, read at a time; scores take about three times as much."""
 FILES = ("segmentation.h5:segmentation", "segmentation.zarr")
 

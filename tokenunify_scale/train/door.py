@@ -48,6 +48,13 @@ def join() -> World:
     return world
 
 
+def leave() -> None:
+    """Take the process group down, with what DeepSpeed keeps of it: another job may begin here."""
+    package = deepspeed()
+    if package.comm.is_initialized():
+        package.comm.destroy_process_group()
+
+
 def require(config: dict[str, Any], network: nn.Module) -> None:
     """Refuse what cannot be done for a strategy, here or ever; no device is asked for.
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from tokenunify_scale.config import DataError
 from tokenunify_scale.train.atoms import ORDER, read_save
 from tokenunify_scale.train.construct import materialise
-from tokenunify_scale.train.distributed import World, barrier, leave
-from tokenunify_scale.train.door import deepspeed
+from tokenunify_scale.train.distributed import World, barrier
+from tokenunify_scale.train.door import deepspeed, leave
 from tokenunify_scale.train.optim import OptimConfig, parameter_groups
 from tokenunify_scale.train.portable import restore
 from tokenunify_scale.train.strategy import MICRO, computed_in, is_narrow, offload_of
