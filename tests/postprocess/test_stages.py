@@ -1,6 +1,7 @@
 """One block at a time: ids of its own, edges that it owns, tables that hold for all."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from tests.postprocess.drifting import HALO, columns, flipped, perfect, predicte
 from tests.postprocess.drifting import job as job_of
 from tokenunify_scale.postprocess import stages
 from tokenunify_scale.postprocess.edges import Edges
+from tokenunify_scale.postprocess.phases import needed
 from tokenunify_scale.postprocess.waterz import WaterzConfig
 from tokenunify_scale.volumes.blocks import blocks_of
 from tokenunify_scale.volumes.geometry import Box
@@ -49,15 +51,17 @@ def test_ids_are_unique_consecutive_in_a_block_and_their_sizes_are_kept(begun):
         assert np.array_equal(kept, sizes)
 
 
-def test_the_edges_of_all_blocks_add_up_to_those_of_the_whole(begun):
+@pytest.mark.parametrize("scoring", ["mean", "median"])
+def test_the_edges_of_all_blocks_add_up_to_those_of_the_whole(begun, scoring):
     job, blocks, affinities, _ = begun
+    job = replace(job, options=WaterzConfig(scoring=scoring))
     for block in blocks[::-1]:
         stages.measure_edges(job, block)
     parts = []
     for block in blocks:
         with np.load(job.folder / "edges" / f"{block.index:06d}.npz") as file:
             parts.append(Edges(**file))
-    whole = Edges.of(affinities, fragments_of(job))
+    whole = Edges.of(affinities, fragments_of(job)).cut(needed(job.options))
     summed = stages._summed(iter(parts))
     for name, values in vars(whole).items():
         assert np.array_equal(getattr(summed, name), values), name
