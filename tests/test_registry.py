@@ -1,7 +1,7 @@
 import pytest
 
 from tokenunify_scale.config import ConfigError
-from tokenunify_scale.registry import Registry
+from tokenunify_scale.registry import Entry, Registry
 
 
 def two_entries() -> Registry:
@@ -38,3 +38,22 @@ def test_an_unknown_name_is_answered_with_the_nearest_and_the_list():
 
 def test_registries_share_nothing():
     assert Registry("colour").names() == [] != two_entries().names()
+
+
+def test_a_family_makes_entries_of_names_that_match_and_are_not_listed():
+    registry = two_entries()
+    registry.add_family("greyN", r"grey(\d+)", lambda m: Entry(m[0], str, int(m[1]), "here"))
+    assert registry.get("grey7") == Entry("grey7", str, 7, "here")
+    assert registry.names() == ["blue", "amber"] and registry.get("blue").factory is str
+    with pytest.raises(ConfigError, match="valid: blue, amber, greyN"):
+        registry.get("grey7x")
+
+
+def test_a_number_that_a_family_refuses_is_told_with_the_name():
+    def make(match):
+        raise ValueError("at most 5")
+
+    registry = two_entries()
+    registry.add_family("greyN", r"grey\d", make)
+    with pytest.raises(ConfigError, match="colour 'grey7': at most 5"):
+        registry.get("grey7")

@@ -1,5 +1,6 @@
 """Names to factories: one small class, five instances, filled by plain calls."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ class Registry:
         """Name the kind, as errors will call it."""
         self.kind = kind
         self._entries: dict[str, Entry] = {}
+        self._families: dict[str, tuple[str, Callable[[re.Match], Entry]]] = {}
 
     def add(
         self, name: str, factory: Callable[..., Any], config: Any = None, *, source: str
@@ -43,16 +45,33 @@ class Registry:
             raise ValueError(f"{self.kind} {name!r} is registered twice")
         self._entries[name] = Entry(name, factory, config, source)
 
+    def add_family(self, written: str, pattern: str, make: Callable[[re.Match], Entry]) -> None:
+        """Enter all names that match a pattern, made when they are asked for; never listed.
+
+        Args:
+            written: how a user would write one, for errors: "emmamba_wN".
+            pattern: a regular expression of whole names.
+            make: the entry of a match; ValueError where its number cannot be.
+        """
+        self._families[pattern] = written, make
+
     def get(self, name: str) -> Entry:
         """The entry of ``name``.
 
         Raises:
             ConfigError: unknown; the message has the nearest name and the list.
         """
-        if name not in self._entries:
-            hint = did_you_mean(str(name), self.names())
-            raise ConfigError(f"unknown {self.kind} {name!r}: {hint}")
-        return self._entries[name]
+        if name in self._entries:
+            return self._entries[name]
+        for pattern, (_, make) in self._families.items():
+            if match := re.fullmatch(pattern, str(name), re.ASCII):
+                try:
+                    return make(match)
+                except ValueError as error:
+                    raise ConfigError(f"{self.kind} {name!r}: {error}") from None
+        hint = did_you_mean(str(name), self.names())
+        also = "".join(f", {written}" for written, _ in self._families.values())
+        raise ConfigError(f"unknown {self.kind} {name!r}: {hint}{also}")
 
     def names(self) -> list[str]:
         """All names, in the order they were added."""

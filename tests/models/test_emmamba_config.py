@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from tokenunify_scale.config import ConfigError
 from tokenunify_scale.models import build_model
@@ -8,6 +9,8 @@ from tokenunify_scale.models.emmamba_config import (
     SMALL_SIZES,
     EMmambaConfig,
     Habits,
+    of_width,
+    size_above,
 )
 
 SMALL = {"features": (2, 2, 4, 4), "hidden": 4}
@@ -47,3 +50,18 @@ def test_empty_layers_are_refused(empty):
 def test_an_even_skip_kernel_is_refused():
     with pytest.raises(ValueError, match="odd and >= 1, got 4"):
         EMmambaConfig(features=(2, 2, 4, 4), hidden=4, skip_kernel=4)
+
+
+@pytest.mark.parametrize("size", ["atto", "femto", "pico", "nano", "tiny", "small"])
+def test_a_width_is_the_size_that_has_it(size):
+    config = {**SMALL_SIZES, **SIZES}[size]
+    assert of_width(config.features[0]) == config and size_above(config) == size
+
+
+def test_widths_between_the_sizes_make_networks_between_them():
+    assert size_above(of_width(6)) == "femto" and size_above(of_width(500)) == "huge"
+    network = build_model("emmamba_w1")
+    assert network(torch.zeros(1, 1, 16, 32, 32)).shape == (1, 3, 16, 32, 32)
+    for wrong in ("w0", "w5000"):
+        with pytest.raises(ConfigError, match="the width is 1 to 4096"):
+            build_model(f"emmamba_{wrong}")

@@ -13,12 +13,12 @@ from tokenunify_scale.models.blocks import (
     Up,
     probability,
 )
-from tokenunify_scale.models.emmamba_config import SIZES, SMALL_SIZES, EMmambaConfig
+from tokenunify_scale.models.emmamba_config import SIZES, SMALL_SIZES, EMmambaConfig, of_width
 from tokenunify_scale.models.in_plane import InPlaneUp
 from tokenunify_scale.models.mamba import MambaLayer
 from tokenunify_scale.models.padding import pad_to, round_up
 from tokenunify_scale.ops.instance_norm import instance_norm
-from tokenunify_scale.registry import MODELS
+from tokenunify_scale.registry import MODELS, Entry
 from tokenunify_scale.volumes.geometry import Triple
 
 STRIDE = 16  # of the bottleneck against the input, along every axis whose sides are halved
@@ -202,3 +202,8 @@ for size, config in SMALL_SIZES.items():
     MODELS.add(f"emmamba_{size}", EMmamba, config, source="not in the paper")
 for size, config in SIZES.items():
     MODELS.add(f"emmamba_{size}", EMmamba, config, source="Table 6")
+MODELS.add_family(
+    "emmamba_wN",
+    r"emmamba_w(\d{1,9})",
+    lambda m: Entry(m[0], EMmamba, of_width(int(m[1])), "not in the paper"),
+)

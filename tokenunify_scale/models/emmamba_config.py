@@ -94,3 +94,26 @@ SMALL_SIZES = {
     "pico": EMmambaConfig(features=(12, 24, 48, 96), hidden=192),
     "nano": EMmambaConfig(features=(16, 32, 64, 128), hidden=256),
 }
+WIDEST = 4096  # of a first stage; its network has 4.6e11 parameters
+
+
+def of_width(width: int) -> EMmambaConfig:
+    """A rung between the sizes: ``width`` channels in the first stage, twice as many in each next.
+
+    The bottleneck has 16 times as many. atto, femto, pico, nano, tiny and small are such networks,
+    of width 4, 8, 12, 16, 32 and 64; those above have a bottleneck of their own.
+
+    Raises:
+        ValueError: a width below 1 or above ``WIDEST``.
+    """
+    if not 1 <= width <= WIDEST:
+        raise ValueError(f"the width is 1 to {WIDEST}, got {width}")
+    features = (width, 2 * width, 4 * width, 8 * width)
+    return EMmambaConfig(features=features, hidden=16 * width)
+
+
+def size_above(config: EMmambaConfig) -> str:
+    """The smallest named size that is at least as wide; the largest one where none is."""
+    sizes = {**SMALL_SIZES, **SIZES}
+    wide = [size for size, each in sizes.items() if each.features[0] >= config.features[0]]
+    return (wide or list(sizes))[0 if wide else -1]

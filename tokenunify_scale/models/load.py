@@ -1,6 +1,7 @@
 """Networks and weight files: load a finished run, start from one, say what fitted."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenunify_scale.config import ConfigError, Named, build_named, to_dict
+from tokenunify_scale.models.emmamba_config import size_above
 from tokenunify_scale.models.groups import GROUPS, group_of
 from tokenunify_scale.registry import MODELS
 from tokenunify_scale.train.checkpoint import Description, read_weights
@@ -212,7 +214,12 @@ def _refuse_foreign(
 
 
 def strategy_of(name: str) -> str:
-    """The file of ds_configs that says how a network of this name is sharded."""
+    """The file of ds_configs that says how a network of this name is sharded.
+
+    A network of a width between the sizes is sharded as the next larger one is.
+    """
+    if re.fullmatch(r"emmamba_w\d+", name, re.ASCII):
+        return size_above(MODELS.get(name).config)
     return name.removeprefix("emmamba_")
 
 
