@@ -11,9 +11,9 @@ from tokenunify_scale.volumes.geometry import Triple
 
 if TYPE_CHECKING:
     from tokenunify_scale.objectives import reconstruction_study, rollout_study
-    from tokenunify_scale.scoring import Scoring
+    from tokenunify_scale.scoring import Choice, Scoring
 
-    Study = Scoring | rollout_study.Study | reconstruction_study.Study
+    Study = Choice | Scoring | rollout_study.Study | reconstruction_study.Study
 
 KINDS = ("segmentation", "rollout", "reconstruct")  # of evaluations
 SCORED = ("segmentation", "labels", "raw", "affinities", "sections", "ignore_label")
@@ -40,6 +40,10 @@ class Config:
 
     sections: tuple[int, int] | None = None
     """Only these sections, as 150:250 (the end is excluded), counted in the source volume."""
+
+    choose: tuple[int, int] | None = None
+    """Of a segment folder with several thresholds, score the one that is best on these sections,
+    as 130:150, which must not be among those that are scored."""
 
     ignore_label: int | None = 0
     """Ground-truth id that does not count; none counts all."""
@@ -198,9 +202,10 @@ def _study(config: Config) -> "Study":
 
         settings = _some(config, *HIDDEN, "raw", "images", "ratio", "prefixes")
         return open_comparison(config.reconstruct, **settings)
-    from tokenunify_scale.scoring import Scoring
+    from tokenunify_scale.scoring import Choice, Scoring
 
-    return Scoring(**_some(config, *SCORED))
+    scoring = Scoring(**_some(config, *SCORED))
+    return Choice(scoring=scoring, sections=config.choose) if config.choose else scoring
 
 
 def _some(config: Config, *names: str) -> dict[str, Any]:

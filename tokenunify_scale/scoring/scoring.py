@@ -102,6 +102,15 @@ class Scoring:
                 "neuroglancer": self._link(),
             }
 
+    def score(self) -> Score:
+        """The scores alone; nothing is written.
+
+        Raises:
+            ConfigError, DataError: as ``run``.
+        """
+        with self._open() as inputs:
+            return self._scored(self._count(inputs)).score(units=self.units)
+
     @contextmanager
     def _open(self) -> Iterator[Inputs]:
         border = self.border_voxels if self.border == "widened" else 0
