@@ -80,24 +80,71 @@ def test_a_size_may_have_some_of_the_inits_only(tmp_path):
         study(only={"nano": ["random"]})
 
 
-def test_variants_change_stages_and_share_the_pretraining_that_none_of_them_changes(tmp_path):
-    variants = {"all": {}, "fast": {"finetune": {"steps": 2, "optim": {"lr": 1}}}}
-    changed = study(variants=variants, finetune={**RECIPE["finetune"], "optim": {"clip": 2}})
+def test_axes_change_stages_and_share_the_pretraining_that_none_of_them_changes(tmp_path):
+    axes = {"speed": {"all": {}, "fast": {"finetune": {"steps": 2, "optim": {"lr": 1}}}}}
+    changed = study(axes=axes, finetune={**RECIPE["finetune"], "optim": {"clip": 2}})
     jobs = by_name(plan(changed, tmp_path))
     assert len(jobs) == 2 + 2 * (1 + 2 * 4 + 2 * 4)
     fast = jobs["finetune/atto-mae-s0-fast"]
     assert fast.arguments["steps"] == 2 and fast.arguments["optim"] == {"clip": 2, "lr": 1}
     assert jobs["finetune/atto-mae-s0-all"].arguments["steps"] == 7
     assert fast.arguments["init"] == f"{tmp_path}/pretrain/atto-mae-s0"
-    assert fast.axes["variant"] == "fast" and "variant" not in jobs["pretrain/atto-mae-s0"].axes
-    own = by_name(plan(study(variants={"long": {"pretrain": {"steps": 9}}}), tmp_path))
-    assert own["pretrain/atto-mae-s0-long"].arguments["steps"] == 9
+    assert fast.axes["speed"] == "fast" and "speed" not in jobs["pretrain/atto-mae-s0"].axes
+    own = by_name(plan(study(axes={"pretrain.steps": [9]}), tmp_path))
+    assert own["pretrain/atto-mae-s0-9"].arguments["steps"] == 9
 
 
-@pytest.mark.parametrize("variants", [{"a b": {}}, {"a": {"prepare": {}}}, {"a": 3}])
-def test_a_variant_without_a_usable_name_or_stage_is_refused(variants):
-    with pytest.raises(ConfigError, match="variants.a"):
-        study(variants=variants)
+def test_an_axis_is_shared_up_to_the_stage_that_it_changes_and_axes_multiply(tmp_path):
+    axes = {"finetune.steps": [1, 2], "segment.min_size": [0, 50]}
+    jobs = by_name(plan(study(sizes=["atto"], inits=["mae"], axes=axes), tmp_path))
+    cells = {verb: sum(job.verb == verb for job in jobs.values()) for verb in ("pretrain",
+             "finetune", "predict", "segment", "evaluate")}  # fmt: skip
+    assert [*cells.values()] == [1, 2, 2, 4, 4]
+    last = jobs["evaluate/atto-mae-s0-2-50"]
+    assert last.axes == {"size": "atto", "init": "mae", "seed": 0, "steps": "2", "min_size": "50"}
+    assert last.arguments["affinities"] == f"{tmp_path}/predict/atto-mae-s0-2"
+
+
+def test_names_of_axes_and_words_stand_for_themselves_in_settings(tmp_path):
+    axes = {"cube": {"a": {}, "b": {}}}
+    texts = {"volume": "{place}/{cube}.h5:raw", "steps": 7}
+    asked = study(axes=axes, words={"place": "there"}, finetune=texts)
+    jobs = by_name(plan(asked, tmp_path))
+    assert jobs["finetune/atto-random-s0-b"].arguments["volume"] == "there/b.h5:raw"
+    assert "cube" not in jobs["pretrain/atto-mae-s0"].axes
+
+
+def test_models_may_be_called_otherwise_than_they_are_registered(tmp_path):
+    axes = {"backbone": {"mamba": {}, "transformer": {}}}
+    models = {"mamba-1M": "emmamba_w6", "transformer-1M": "unetr_100m"}
+    asked = study(sizes=["1M"], axes=axes, model="{backbone}-{size}", models=models)
+    jobs = by_name(plan(asked, tmp_path))
+    assert jobs["pretrain/1M-mae-s0-mamba"].arguments["model"]["name"] == "emmamba_w6"
+    assert jobs["finetune/1M-mae-s0-transformer"].arguments["model"]["name"] == "unetr_100m"
+
+
+def test_rates_by_rule_yield_to_those_of_a_size_and_these_to_an_axis(tmp_path):
+    asked = study(
+        sizes=["nano", "femto", "atto"],
+        lr={"lr": 5e-3, "size": "nano"},
+        by_size={"femto": {"finetune": {"optim": {"lr": 0.1}}}},
+        axes={"speed": {"rule": {}, "own": {"finetune": {"optim": {"lr": 0.2}}}}},
+    )
+    jobs = by_name(plan(asked, tmp_path))
+    rates = {
+        name: jobs[f"finetune/{name}"].arguments["optim"]["lr"]
+        for name in ("nano-mae-s0-rule", "femto-mae-s0-rule", "atto-mae-s0-rule", "atto-mae-s0-own")
+    }
+    assert [*rates.values()] == [5e-3, 0.1, 9.8e-3, 0.2]
+    assert jobs["pretrain/femto-mae-s0"].arguments["optim"]["lr"] == 7e-3
+
+
+def test_a_budget_decides_the_steps_of_each_size(tmp_path):
+    stage = {"global_batch": 2, "crop": [16, 64, 64], "shards": ["x"]}
+    asked = study(budget={"pretrain": {"pflop": 0.02}}, pretrain=stage)
+    steps = [by_name(plan(asked, tmp_path))[f"pretrain/{s}-mae-s0"].arguments["steps"]
+             for s in ("femto", "atto")]  # fmt: skip
+    assert 1 < steps[0] < steps[1] / 2
 
 
 def test_a_changed_setting_changes_the_request_of_its_stage_and_of_all_after_it(tmp_path):

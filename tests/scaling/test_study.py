@@ -33,6 +33,14 @@ def by_name(jobs):
         ({"prepare": {"a-b": {}}}, "prepare.a-b"),
         ({"prepare": {"data": "x"}}, "prepare.data"),
         ({"pretrian": {}}, "did you mean 'pretrain'"),
+        ({"axes": {"seed": {"a": {}}}}, "axes.seed: names are"),
+        ({"axes": {"x": {"a b": {}}}}, "axes.x.a b: labels are"),
+        ({"words": {"size": "x"}}, "words.size is 'x'"),
+        ({"by_size": {"nano": {}}}, "by_size.nano is {}: expected a size of"),
+        ({"by_size": {"atto": {"x": {}}}}, "by_size.atto is"),
+        ({"lr": {"size": "nano"}}, "lr.lr is missing"),
+        ({"budget": {"pretrain": {"crops": -1}}}, "budget.pretrain: a budget is one of"),
+        ({"budget": {"predict": {"crops": 1}}}, "unknown key budget.predict"),
     ],
 )
 def test_a_wrong_recipe_is_refused_by_name(changes, words):

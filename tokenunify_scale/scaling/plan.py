@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from tokenunify_scale.config import ConfigError, build, did_you_mean
+from tokenunify_scale.scaling.axes import merged
+from tokenunify_scale.scaling.rules import ruled
 from tokenunify_scale.scaling.study import RANDOM, STAGES, Study, objectives_of
 
 
@@ -27,8 +29,8 @@ class Job:
     request: str
     """Fingerprint of the arguments and of the requests of all that this job builds on."""
     axes: Mapping[str, Any] = field(default_factory=dict)
-    """size, init and seed, and the variant where a study has some and this job is not shared by
-    them; empty for data that all runs share."""
+    """size, init and seed, then the values of the study's own axes, without those whose values
+    share this job; empty for data that all runs share."""
 
 
 def plan(study: Study, out: Path | str) -> list[Job]:
@@ -42,17 +44,20 @@ def plan(study: Study, out: Path | str) -> list[Job]:
         ConfigError: a setting that the grid decides, one that no objective has, or a {NAME} that
             stands for nothing.
     """
-    out, learned = Path(out), objectives_of(study)
+    out, learned, grid = Path(out), objectives_of(study), study.grid
     data = {
-        name: _job(f"prepare/{name}", settings, sources={}, words={}, axes={}, out=out)
+        name: _job(f"prepare/{name}", settings, sources={}, words=study.words, axes={}, out=out)
         for name, settings in study.prepare.items()
     }
     jobs = {job.name: job for job in data.values()}
-    cells = product(study.sizes, study.seeds, study.inits, study.variants or [None])
-    for size, seed, init, variant in cells:
+    for size, seed, init, *values in product(study.sizes, study.seeds, study.inits, *grid.values()):
         if init in study.only.get(size, study.inits):
-            axes = {"size": size, "init": init, "seed": seed}
-            axes |= {} if variant is None else {"variant": variant}
+            axes = {
+                "size": size,
+                "init": init,
+                "seed": seed,
+                **dict(zip(grid, values, strict=True)),
+            }
             chain = _cell(study, axes, objective=learned.get(init), data=data, out=out)
             jobs |= {job.name: job for job in chain}
     return list(jobs.values())
@@ -67,38 +72,60 @@ def _cell(
     out: Path,
 ) -> list[Job]:
     """The chain of one cell of the grid, from its pretraining, if any, to its scores."""
-    changes = study.variants.get(axes.get("variant"), {})
-    words = {**axes, "model": _fill(study.model, axes, where="model")}
+    words = {**study.words, **axes}
+    words["model"] = _model(study, words)
     words |= {"pretrain": RANDOM} if objective is None else {}
     chain: dict[str, Job] = {}
     for stage, grid in STAGES.items():
         if stage in words:
             continue
-        settings = _merged(getattr(study, stage), changes.get(stage, {}))
-        own = axes
+        settings = _settings(study, stage, axes, words=words)
         if stage == "pretrain":
             settings["objective"] = objective
-            if not any("pretrain" in some for some in study.variants.values()):
-                own = {key: value for key, value in axes.items() if key != "variant"}
         for key, value in grid.items():
             options = settings.get(key, {})
             if not isinstance(options, Mapping) or (options and not isinstance(value, Mapping)):
                 raise ConfigError(f"{stage}.{key} is decided by the grid, not by {options!r}")
             settings[key] = {**options, **value} if isinstance(value, Mapping) else value
+        own = {name: axes[name] for name in axes if _changes(study, name, stage)}
         label = "-".join(f"s{v}" if k == "seed" else str(v) for k, v in own.items())
         name, sources = f"{stage}/{label}", {**data, **chain}
         chain[stage] = _job(name, settings, sources=sources, words=words, axes=own, out=out)
     return list(chain.values())
 
 
-def _merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with some changed, key by key at every depth."""
-    merged = dict(settings)
-    for key, value in changes.items():
-        old = merged.get(key)
-        deep = isinstance(value, Mapping) and isinstance(old, Mapping)
-        merged[key] = _merged(old, value) if deep else value
-    return merged
+def _settings(
+    study: Study, stage: str, axes: Mapping[str, Any], *, words: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A stage's settings in one cell: those of all, by rule, of its size, of its other axes."""
+    model, rule = words["model"], study.lr
+    reference = _model(study, {**words, "size": rule.size}) if rule else ""
+    settings = ruled(getattr(study, stage), rule, stage=stage, model=model, reference=reference)
+    settings = merged(settings, study.by_size.get(axes["size"], {}).get(stage, {}))
+    for name, values in study.grid.items():
+        settings = merged(settings, values[axes[name]].get(stage, {}))
+    budget = getattr(study.budget, stage, None)
+    if budget is not None:
+        settings["steps"] = budget.steps(settings, model=model, stage=stage)
+    return settings
+
+
+def _model(study: Study, words: Mapping[str, Any]) -> str:
+    """The registry's name of a cell's model."""
+    name = _fill(study.model, words, where="model")
+    return study.models.get(name, name)
+
+
+def _changes(study: Study, axis: str, stage: str) -> bool:
+    """Whether a stage's run differs along an axis, or one that it builds on does."""
+    if axis not in study.grid or axis in placeholders(study.model):
+        return True
+    until = list(STAGES)[: list(STAGES).index(stage) + 1]
+    return any(
+        axis in placeholders(dict(getattr(study, each)))
+        or any(each in changes for changes in study.grid[axis].values())
+        for each in until
+    )
 
 
 def _job(

@@ -4,14 +4,16 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from tokenunify_scale.config import ConfigError, did_you_mean
 from tokenunify_scale.registry import Entry, Registry
+from tokenunify_scale.scaling.axes import NAME, read_axes
+from tokenunify_scale.scaling.rules import Budgets, LrRule
 
 RANDOM = "random"
-WORDS = ("size", "init", "seed", "model", "variant")
-NAME = r"[\w+-]+"  # of what names folders and curves
+WORDS = ("size", "init", "seed", "model")
 # What the grid tells each stage. {stage} is the folder of that stage's run in the same cell.
 # The objective of a pretraining is not here: objectives_of has it.
 STAGES: dict[str, dict[str, Any]] = {
@@ -46,12 +48,29 @@ class Study:
     only: Mapping[str, Any] = field(default_factory=dict)
     """Sizes that do not start from everything: SIZE to the inits it has."""
 
-    variants: Mapping[str, Any] = field(default_factory=dict)
-    """One more axis, of anything: NAME to settings of stages that it has beyond those of all,
-    {mamba: {finetune: {train: [mamba]}}}. They share a pretraining that none of them changes."""
+    axes: Mapping[str, Any] = field(default_factory=dict)
+    """More axes, of anything: a setting with its values, {finetune.optim.lr: [1e-3, 5e-3]}, or NAME
+    to named values, {parts: {mamba: {finetune: {train: [mamba]}}}}. A run that an axis does not
+    change, nor anything before it, is shared by its values. Settings may write the value's name as
+    {NAME}, and so may `model`."""
+
+    by_size: Mapping[str, Any] = field(default_factory=dict)
+    """SIZE to settings of stages that it has beyond those of all: {atto: {finetune: {...}}}."""
+
+    lr: LrRule | None = None
+    """Learning rates of all sizes from that of one; without it, as the stages' settings say."""
+
+    budget: Budgets = field(default_factory=Budgets)
+    """How much each training may use, in crops, tokens, voxels or FLOPs, in place of its steps."""
+
+    words: Mapping[str, Any] = field(default_factory=dict)
+    """What settings write as {NAME}, such as the folder of the data: --set words.data=DIR."""
 
     model: str = "emmamba_{size}"
-    """Registry name of the model, with the size filled in."""
+    """Registry name of the model, with the size and any axis filled in."""
+
+    models: Mapping[str, str] = field(default_factory=dict)
+    """Names of the study's own for models: {100M: emmamba_small}; what it lacks is registered."""
 
     threads: int = 1
     """Threads a job gets where several run side by side."""
@@ -82,6 +101,14 @@ class Study:
                 raise ValueError(f"{axis} must be one or more different values, got {list(values)}")
         if self.threads < 1:
             raise ValueError(f"threads must be at least 1, got {self.threads}")
+        taken = (*WORDS, *STAGES, *self.prepare)
+        read_axes(self.axes, stages=(*STAGES,), taken=(*taken, *self.words))
+        for name, value in self.words.items():
+            if name in taken or not re.fullmatch(r"\w+", str(name)):
+                raise ValueError(
+                    f"words.{name} is {value!r}: names are letters, digits, _; taken: "
+                    f"{', '.join(taken)}"
+                )
         taken = (*WORDS, *STAGES)
         for name, settings in self.prepare.items():
             if name in taken or not re.fullmatch(r"\w+", str(name)):
@@ -97,13 +124,18 @@ class Study:
                     f"only.{size} is {inits!r}: expected a size of {list(self.sizes)} and a list "
                     f"of some of {list(self.inits)}"
                 )
-        for name, stages in self.variants.items():
-            if not re.fullmatch(NAME, str(name), re.ASCII):
-                raise ValueError(f"variants.{name}: names are letters, digits, _, + and -")
-            if not isinstance(stages, Mapping) or not {*stages} <= {*STAGES}:
+        for size, stages in self.by_size.items():
+            known = isinstance(stages, Mapping) and {*stages} <= {*STAGES}
+            if size not in self.sizes or not known:
                 raise ValueError(
-                    f"variants.{name} is {stages!r}, expected settings of some of {list(STAGES)}"
+                    f"by_size.{size} is {stages!r}: expected a size of {list(self.sizes)} and "
+                    f"settings of some of {list(STAGES)}"
                 )
+
+    @cached_property
+    def grid(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """The axes: for each, settings of stages by the labels of its values."""
+        return read_axes(self.axes, stages=(*STAGES,), taken=WORDS)
 
     def _check_objectives(self) -> None:
         known = _registered().names()
