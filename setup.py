@@ -37,6 +37,7 @@ setup(
     package_data={
         "tokenunify_scale": ["recipes/*.yaml"],
         "tokenunify_scale.viewer": ["page/*"],
+        "tokenunify_scale.scaling.pages": ["paper/*.csv"],
         "tokenunify_scale.ds_configs": ["*.json"],
         "tokenunify_scale.model_cards": ["*.md"],
     },

@@ -36,7 +36,10 @@ DOORS = {
     "h5py": {"volumes.hdf5"},
     "tifffile": {"volumes.tiff"},
     "matplotlib": {
-        "scaling.plot",
+        "scaling.pages.plot",
+        "scaling.pages.page",
+        "scaling.pages.legend",
+        "scaling.pages.strokes",
         "figures",
         "measure.picture",
         "models.picture",
@@ -60,7 +63,7 @@ DOORS = {
     "safetensors": {"train.checkpoint"},
     "wandb": {"train.boards"},
     "tensorboard": {"train.boards"},
-    "rich": {"train.runlog", "scaling.run", "scaling.process"},
+    "rich": {"train.runlog", "scaling.jobs.pool", "scaling.jobs.status"},
 }
 VERBS = (
     "prepare", "pretrain", "finetune", "predict", "segment", "evaluate", "export",

@@ -14,8 +14,8 @@ from tokenunify_scale.models.load import build_chosen
 from tokenunify_scale.objectives import build_objective
 from tokenunify_scale.objectives.curriculum import Weights
 from tokenunify_scale.scaling.command import load_study
-from tokenunify_scale.scaling.plan import check, plan
-from tokenunify_scale.scaling.study import RANDOM, objectives_of
+from tokenunify_scale.scaling.grid.plan import check, plan
+from tokenunify_scale.scaling.grid.study import RANDOM, objectives_of
 from tokenunify_scale.train.strategy import NEVER_IN_A_FILE, ds_config, load_strategy, strategies
 
 RECIPES = Path(pretrain.__file__).parent / "recipes"

@@ -83,14 +83,15 @@ def main(verb: str | None = None, words: Sequence[str] | None = None) -> int:
 
 
 def _say_error(error: Exception) -> None:
-    """One line. What is the same on all ranks, as a wrong request is, one of them says."""
+    """One line a reason. What is the same on all ranks, as a wrong request is, one of them says."""
     rank = 0
     with suppress(HostError):
         rank = seat_of(os.environ).rank
     shared = isinstance(error, ConfigError | DivergedError | Stopped)
     if rank == 0 or not getattr(error, "of_main", shared):
         place = f"[rank {rank}] " if rank else ""
-        print(f"{place}error: {' '.join(str(error).split())}", file=sys.stderr)
+        for reason in str(error).splitlines() or [""]:
+            print(f"{place}error: {' '.join(reason.split())}", file=sys.stderr)
 
 
 def _dispatch(arguments: list[str]) -> int:

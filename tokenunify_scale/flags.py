@@ -63,7 +63,7 @@ def parser_of(verb: str, config: type, *, purpose: str) -> "Parser":
             **extra,
         )
     if any(field.name == "model" for field in dataclasses.fields(config)) and verb != "predict":
-        parser.add_argument("--size", help="short for --set model.name=emmamba_SIZE")
+        parser.add_argument("--size", help="short for --set model.name=emmamba_SIZE; or wN")
     if any(field.name == "expect_world" for field in dataclasses.fields(config)):
         add_slurm_options(parser)
     if verb == "segment":

@@ -11,6 +11,7 @@ from tokenunify_scale.models.load import (
     load_model,
     parameters_of,
     start_from,
+    strategy_of,
 )
 from tokenunify_scale.registry import MODELS
 from tokenunify_scale.train.checkpoint import WEIGHTS, read_weights, save_weights
@@ -184,3 +185,8 @@ def test_a_network_without_the_groups_that_are_asked_for_says_which_it_has():
         model = build_chosen(choice, in_channels=1, out_channels=3)
     with pytest.raises(ConfigError, match="no tensors in mamba, it has"):
         start_from(model, dict(model.state_dict()), groups=["mamba"])
+
+
+def test_a_width_between_the_sizes_is_sharded_as_the_next_larger_size():
+    asked = ("emmamba_huge", "unetr_1b", "emmamba_w6", "emmamba_w16", "emmamba_w100")
+    assert [strategy_of(name) for name in asked] == ["huge", "unetr_1b", "femto", "nano", "large"]

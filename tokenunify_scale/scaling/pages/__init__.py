@@ -1,0 +1,1 @@
+"""What a study shows: tables, rankings, curves, the paper's figures beside ours, one report."""
