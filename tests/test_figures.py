@@ -1,9 +1,12 @@
 """Pictures: every input has its column, matched objects share a colour, errors theirs."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from tokenunify_scale import figures
 from tokenunify_scale.figures import ERROR_COLOURS, Section, draw_errors, draw_sections
 from tokenunify_scale.metrics import Matches, Overlaps
 
@@ -76,3 +79,34 @@ def test_large_sections_are_thinned(tmp_path):
     ids = np.ones((1, 3000), np.uint64)
     draw_sections(tmp_path / "wide.png", [Section(index=0, segmentation=ids)], title="t")
     assert imread(tmp_path / "wide.png").shape[1] < 2000
+
+
+@pytest.mark.parametrize("kind", ["none", "uint8", "float32"])
+def test_the_rows_that_are_coloured_at_a_time_change_no_pixel(tmp_path, monkeypatch, kind):
+    generator = np.random.default_rng(0)
+    raw = None if kind == "none" else (generator.random(LABELS.shape) * 200).astype(kind)
+    wrong = LABELS * 10
+    wrong[:12, :30] = 11
+    given = [Section(index=0, segmentation=wrong, raw=raw, labels=LABELS)]
+    found = []
+    for band in (1, 130, figures.BAND):
+        monkeypatch.setattr(figures, "BAND", band)
+        for name, draw in (("s", draw_sections), ("e", draw_errors)):
+            draw(tmp_path / f"{name}.png", given, title="t", matches=matched(wrong))
+        found.append([imread(tmp_path / f"{name}.png") for name in "se"])
+    for other in found[1:]:
+        assert all(np.array_equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+def test_a_picture_of_large_sections_takes_few_bytes_a_voxel(tmp_path):
+    ids = np.kron(np.arange(1024).reshape(32, 32) + 1, np.ones((32, 32), np.int64))
+    given = [Section(index=z, segmentation=ids, labels=ids) for z in range(3)]
+    matches = Matches.of(Overlaps.of(ids, ids))
+    draw_sections(tmp_path / "s.png", given[:1], title="t", matches=matches)  # all is loaded
+    tracemalloc.start()
+    draw_sections(tmp_path / "s.png", given, title="t", matches=matches)
+    draw_errors(tmp_path / "e.png", given, title="t", matches=matches)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # Six panels of three colours; the library draws one at a time, as floats.
+    assert peak < (6 * 3 + 110) * ids.size

@@ -1,7 +1,8 @@
 """Pictures of a segmentation: sections beside the ground truth, and where the errors are."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ WIDEST, LEAST = 2.4, 5.2  # inches: of a panel at most, of a page at least
 DPI = 200
 PAINT = 0.55  # opacity of colours over the raw image
 LARGEST = 1024  # voxels a side of a drawn panel; larger sections are thinned
+BAND = 1 << 16  # voxels whose colours are computed at a time: as floats they take 200 bytes each
 
 # Colours that stay apart for colour-blind readers (Okabe and Ito).
 ERROR_COLOURS = {
@@ -61,16 +63,16 @@ def draw_sections(
     """
     columns = {}
     if sections[0].raw is not None:
-        columns["raw"] = [_gray(s) for s in sections]
+        columns["raw"] = [_drawn(s, lambda gray, rows: gray) for s in sections]
     if sections[0].affinities is not None:
         columns["affinities\n(zyx as RGB)"] = [
-            np.moveaxis(s.affinities, 0, -1).clip(0, 1) for s in sections
+            _bytes(np.moveaxis(s.affinities, 0, -1).clip(0, 1)) for s in sections
         ]
     columns["segmentation"] = [
-        _paint(_gray(s), s.segmentation, _segment_keys(s.segmentation, matches)) for s in sections
+        _painted(s, s.segmentation, keys=partial(_segment_keys, matches=matches)) for s in sections
     ]
     if sections[0].labels is not None:
-        columns["ground truth"] = [_paint(_gray(s), s.labels, _mix(s.labels)) for s in sections]
+        columns["ground truth"] = [_painted(s, s.labels, keys=_mix) for s in sections]
     figure, panels = _grid(sections, list(columns), voxel_size=voxel_size, title=title)
     for column, images in zip(panels.T, columns.values(), strict=True):
         for axes, image in zip(column, images, strict=True):
@@ -106,12 +108,7 @@ def draw_errors(
         rows_named=False,
     )
     for axes, section in zip(panels[0], sections, strict=True):
-        kinds = matches.errors(section.segmentation, section.labels)
-        image = _gray(section) * 0.6 + 0.4
-        for name, (colour, _) in ERROR_COLOURS.items():
-            wrong = kinds == ERRORS.index(name)
-            image[wrong] = 0.3 * image[wrong] + 0.7 * np.array(colour)
-        _show(axes, image, voxel_size)
+        _show(axes, _drawn(section, partial(_mark_errors, section, matches)), voxel_size)
     _legend(figure)
     if voxel_size is not None:
         _scale_bar(panels[0, 0], sections[0].segmentation.shape, voxel_size)
@@ -166,15 +163,42 @@ def _show(axes: "Axes", image: np.ndarray, voxel_size: tuple[float, float, float
     axes.imshow(image[::step, ::step], extent=extent, aspect="auto", interpolation="nearest")
 
 
-def _gray(section: Section) -> np.ndarray:
-    """The raw image as RGB [H, W, 3], contrast stretched; mid-gray where there is none."""
-    shape = (*section.segmentation.shape, 3)
-    if section.raw is None:
-        return np.full(shape, 0.5)
-    raw = section.raw.astype(np.float32)
-    low, high = np.percentile(raw, (0.5, 99.5))
-    gray = ((raw - low) / max(high - low, 1e-6)).clip(0, 1)
-    return np.repeat(gray[..., None], 3, axis=2)
+def _drawn(section: Section, colour: Callable[[np.ndarray, slice], np.ndarray]) -> np.ndarray:
+    """A section as uint8 [H, W, 3], from what ``colour`` makes of some of its rows.
+
+    Args:
+        section: whose raw image lies below, contrast stretched; mid-gray where there is none.
+        colour: of the gray image float [h, W, 3] in [0, 1] of the rows it is told.
+    """
+    height, width = section.segmentation.shape
+    raw = np.broadcast_to(0.5, (height, width))
+    low, high = 0.0, 1.0
+    if section.raw is not None:
+        raw = section.raw.astype(np.float32)
+        low, high = np.percentile(raw, (0.5, 99.5))
+    image = np.empty((height, width, 3), np.uint8)
+    step = max(1, BAND // width)
+    for first in range(0, height, step):
+        rows = slice(first, min(first + step, height))
+        gray = ((raw[rows] - low) / max(high - low, 1e-6)).clip(0, 1)
+        gray = np.repeat(gray[..., None], 3, axis=2)
+        image[rows] = _bytes(colour(gray, rows))
+    return image
+
+
+def _bytes(image: np.ndarray) -> np.ndarray:
+    """Floats in [0, 1] as the library that draws them would round them."""
+    return (image * 255).astype(np.uint8)
+
+
+def _mark_errors(section: Section, matches: Matches, gray: np.ndarray, rows: slice) -> np.ndarray:
+    """Errors as colours over a paler image."""
+    kinds = matches.errors(section.segmentation[rows], section.labels[rows])
+    image = gray * 0.6 + 0.4
+    for name, (colour, _) in ERROR_COLOURS.items():
+        wrong = kinds == ERRORS.index(name)
+        image[wrong] = 0.3 * image[wrong] + 0.7 * np.array(colour)
+    return image
 
 
 def _segment_keys(segmentation: np.ndarray, matches: Matches | None) -> np.ndarray:
@@ -195,18 +219,25 @@ def _mix(ids: np.ndarray) -> np.ndarray:
     return (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
 
 
-def _paint(gray: np.ndarray, ids: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """Ids as colours over a gray image, id 0 unpainted, with a dark line between ids."""
+def _painted(
+    section: Section, ids: np.ndarray, *, keys: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """Ids as colours over the section, id 0 unpainted, with a dark line between ids."""
     from matplotlib.colors import hsv_to_rgb
 
-    parts = [((keys >> np.uint64(shift)) & np.uint64(0xFFFF)) / 0xFFFF for shift in (48, 32, 16)]
-    hsv = np.stack([parts[0], 0.45 + 0.5 * parts[1], 0.75 + 0.25 * parts[2]], axis=-1)
-    image = np.where((ids != 0)[..., None], (1 - PAINT) * gray + PAINT * hsv_to_rgb(hsv), gray)
     edge = np.zeros(ids.shape, dtype=bool)
     edge[1:] |= ids[1:] != ids[:-1]
     edge[:, 1:] |= ids[:, 1:] != ids[:, :-1]
-    image[edge] *= 0.45
-    return image
+
+    def paint(gray: np.ndarray, rows: slice) -> np.ndarray:
+        own, key = ids[rows], keys(ids[rows])
+        parts = [((key >> np.uint64(shift)) & np.uint64(0xFFFF)) / 0xFFFF for shift in (48, 32, 16)]
+        hsv = np.stack([parts[0], 0.45 + 0.5 * parts[1], 0.75 + 0.25 * parts[2]], axis=-1)
+        image = np.where((own != 0)[..., None], (1 - PAINT) * gray + PAINT * hsv_to_rgb(hsv), gray)
+        image[edge[rows]] *= 0.45
+        return image
+
+    return _drawn(section, paint)
 
 
 def _legend(figure: "Figure") -> None:

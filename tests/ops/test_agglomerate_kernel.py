@@ -29,14 +29,15 @@ def state(pairs, faces, affinity, nodes, *, spare):
     graph = Graph(
         pairs.copy(), np.full(2 * count, -1, np.int32), np.full(nodes, -1, np.int32),
         np.zeros(nodes, np.int32), np.arange(nodes, dtype=np.int32),
-        np.arange(nodes, dtype=np.int32), np.full(512, -1, np.int64), np.zeros(512, np.int32),
+        np.arange(nodes, dtype=np.int32), np.full(512, -1, np.int32),
     )  # fmt: skip
-    bins = np.minimum(affinity * 256, 255).astype(np.int16)
+    bins = np.minimum(affinity * 256, 255).astype(np.uint8)
     scores = Scores(
-        np.zeros(count, np.float32), np.zeros(count, bool), np.zeros(count, bool), faces.copy(),
-        affinity * faces, np.arange(count), np.ones(count, np.int64), faces.copy(),
-        np.concatenate([bins, np.zeros(spare, np.int16)]),
-        np.concatenate([faces, np.zeros(spare, np.int64)]), np.array([count]),
+        np.zeros(count, np.float32), np.zeros(count, bool), np.zeros(count, bool),
+        faces.astype(np.int32), affinity * faces, np.arange(count, dtype=np.int32),
+        np.ones(count, np.uint16), faces.astype(np.int32),
+        np.concatenate([bins, np.zeros(spare, np.uint8)]),
+        np.concatenate([faces, np.zeros(spare, np.int64)]).astype(np.int32), np.array([count]),
     )  # fmt: skip
     connect(graph)
     return graph, scores, queue_of(count, bins=0)
@@ -71,7 +72,15 @@ def test_mean_agglomeration_is_that_of_looking_at_all_edges_each_time(seed):
     assert np.array_equal(roots(graph), expected) and np.unique(expected).size < 30
 
 
-@pytest.mark.parametrize("spare", [512, 5000])
+def histograms(scores):
+    """Of each living edge, how often each bin was hit."""
+    cuts = zip(scores.begin.tolist(), scores.length.tolist(), strict=True)
+    found = [dict(zip(scores.bins[b : b + n], scores.times[b : b + n], strict=True))
+             for b, n in cuts]  # fmt: skip
+    return [one for one, dead in zip(found, scores.dead, strict=True) if not dead]
+
+
+@pytest.mark.parametrize("spare", [300, 512, 5000])
 def test_a_pool_that_is_full_is_tidied_and_nothing_is_lost(spare):
     pairs, faces, affinity = random_graph(9, nodes=150, edges=250)
     results = []
@@ -81,8 +90,24 @@ def test_a_pool_that_is_full_is_tidied_and_nothing_is_lost(spare):
         start(scores, queue, *how)
         for threshold in (0.3, 0.6, 0.9):
             merge_until(graph, scores, queue, np.float32(threshold), *how)
-        results.append(roots(graph).copy())
+        results.append((roots(graph).copy(), histograms(scores)))
         alive = ~scores.dead
         assert scores.count[alive].sum() <= faces.sum()
         assert np.array_equal(scores.count[alive], scores.entries[alive])
-    assert np.array_equal(*results) and np.unique(results[0]).size < 100
+        counts = [sum(one.values()) for one in results[-1][1]]
+        assert counts == scores.count[alive].tolist()
+    (one, tidied), (other, plain) = results
+    assert np.array_equal(one, other) and np.unique(one).size < 100
+    assert tidied == plain and all(list(each) == sorted(each) for each in plain)
+
+
+def test_the_faces_stand_for_the_entries_where_no_entries_are_kept():
+    pairs, faces, affinity = random_graph(3, nodes=60, edges=300)
+    results = []
+    for kept in (True, False):
+        graph, scores, queue = state(pairs, faces, affinity, 60, spare=4096)
+        scores = scores if kept else scores._replace(entries=scores.entries[:0])
+        start(scores, queue, 40, 0.0, 0.5)
+        merge_until(graph, scores, queue, np.float32(0.6), 40, 0.0, 0.5)
+        results.append(roots(graph))
+    assert np.array_equal(*results) and 1 < np.unique(results[0]).size < 60

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tokenunify_scale.ops.merge_graph import Graph, connect, forget, key_of, place_of, remember
+from tokenunify_scale.ops.merge_graph import Graph, connect, forget, place_of
 
 
 def graph_of(ends, *, nodes, places):
@@ -10,14 +10,13 @@ def graph_of(ends, *, nodes, places):
     return Graph(
         ends, np.full(2 * len(ends), -1, np.int32), np.full(nodes, -1, np.int32),
         np.zeros(nodes, np.int32), np.arange(nodes, dtype=np.int32),
-        np.arange(nodes, dtype=np.int32), np.full(places, -1, np.int64),
-        np.zeros(places, np.int32),
+        np.arange(nodes, dtype=np.int32), np.full(places, -1, np.int32),
     )  # fmt: skip
 
 
 def found(graph, u, v):
-    place = place_of(graph, key_of(graph, u, v))
-    return None if graph.keys[place] == -1 else int(graph.values[place])
+    edge = int(graph.table[place_of(graph, u, v)])
+    return None if edge == -1 else edge
 
 
 def test_every_edge_is_in_the_lists_of_both_its_ends_and_in_the_table():
@@ -38,15 +37,15 @@ def test_every_edge_is_in_the_lists_of_both_its_ends_and_in_the_table():
 
 def test_the_table_is_a_dictionary_whatever_is_put_in_and_taken_out():
     generator = np.random.default_rng(0)
-    graph, known = graph_of([], nodes=30, places=64), {}
-    for edge in range(3000):
-        u, v = sorted(generator.choice(30, 2, replace=False).tolist())
+    pairs = [sorted(generator.choice(30, 2, replace=False).tolist()) for _ in range(3000)]
+    graph, known = graph_of(pairs, nodes=30, places=64), {}
+    for edge, (u, v) in enumerate(pairs):
         if len(known) > 40 or (u, v) in known and edge % 2:
             u, v = next(iter(known)) if (u, v) not in known else (u, v)
             forget(graph, v, u)
             del known[u, v]
         else:
-            remember(graph, u, v, edge)
+            graph.table[place_of(graph, u, v)] = edge
             known[u, v] = edge
-        assert np.count_nonzero(graph.keys != -1) == len(known)
+        assert np.count_nonzero(graph.table != -1) == len(known)
     assert all(found(graph, *pair) == edge for pair, edge in known.items())

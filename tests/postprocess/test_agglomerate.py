@@ -12,7 +12,8 @@ from scipy import ndimage
 from tests.postprocess.drifting import columns, flipped, perfect
 from tokenunify_scale.config import ConfigError, HostError
 from tokenunify_scale.metrics import score
-from tokenunify_scale.postprocess.agglomerate import agglomerate, parse_score, scorings
+from tokenunify_scale.postprocess.agglomerate import agglomerate, needed, parse_score, scorings
+from tokenunify_scale.postprocess.contacts import Contacts
 from tokenunify_scale.postprocess.edges import UNIT, Edges
 from tokenunify_scale.postprocess.waterz import template
 
@@ -50,6 +51,12 @@ def library(affinities, fragments, *, scoring, bins):
         return [result.copy() for result in results]
 
 
+def joined(edges, nodes, *, scoring, **options):
+    """The segments of a graph, of which the agglomeration has a copy."""
+    contacts = Contacts.of(edges, nodes, needed=needed(scoring))
+    return agglomerate(contacts, nodes, scoring=scoring, **options)
+
+
 def painted(nodes, segments, fragments):
     place = np.minimum(np.searchsorted(nodes, fragments), nodes.size - 1)
     return np.where(fragments, segments[place], 0)
@@ -61,7 +68,7 @@ def painted(nodes, segments, fragments):
 def test_quantiles_give_the_library_s_partition_exactly(case, scoring, bins):
     affinities, fragments = case()
     nodes = np.unique(fragments[fragments > 0])
-    found = agglomerate(
+    found = joined(
         Edges.of(affinities, fragments), nodes, scoring=scoring, thresholds=THRESHOLDS, bins=bins
     )
     assert list(found) == list(THRESHOLDS)
@@ -77,7 +84,7 @@ def test_quantiles_give_the_library_s_partition_exactly(case, scoring, bins):
 def test_the_mean_gives_it_but_for_rounding(case, bins):
     affinities, fragments = case()
     nodes = np.unique(fragments[fragments > 0])
-    found = agglomerate(
+    found = joined(
         Edges.of(affinities, fragments), nodes, scoring="mean", thresholds=THRESHOLDS, bins=bins
     )
     expected = library(affinities, fragments, scoring="mean", bins=bins)
@@ -101,35 +108,35 @@ def test_doubt_judges_large_contacts_first_and_changes_no_contact_s_side(scoring
     halves = contacts((1, 2, 40, 0.9), (1, 3, 50, 0.1), (2, 4, 1, 1.0), (3, 4, 40, 0.9))
     nodes = np.arange(1, 5, dtype=np.uint64)
     options = {"scoring": scoring, "thresholds": [0.5]}
-    assert agglomerate(halves, nodes, doubt=3, **options)[0.5].tolist() == [1, 1, 3, 3]
+    assert joined(halves, nodes, doubt=3, **options)[0.5].tolist() == [1, 1, 3, 3]
     for threshold in (0.1, 0.3, 0.5, 0.8):
         one = contacts((1, 2, 1, 1.0), (3, 4, 1, 0.0))
-        sides = agglomerate(one, nodes, scoring=scoring, thresholds=[threshold], doubt=3)
+        sides = joined(one, nodes, scoring=scoring, thresholds=[threshold], doubt=3)
         assert sides[threshold].tolist() == [1, 1, 3, 4]
 
 
 def test_without_doubt_the_wrong_face_is_first():
     halves = contacts((1, 2, 40, 0.9), (1, 3, 50, 0.3), (2, 4, 1, 1.0), (3, 4, 40, 0.9))
     nodes = np.arange(1, 5, dtype=np.uint64)
-    found = agglomerate(halves, nodes, scoring="mean", thresholds=[0.5])
+    found = joined(halves, nodes, scoring="mean", thresholds=[0.5])
     assert found[0.5].tolist() == [1, 1, 1, 1]
 
 
 def test_nodes_without_edges_stay_alone_and_ids_may_be_large():
     nodes = np.array([5, 2**63, 2**63 + 9], np.uint64)
-    lone = agglomerate(Edges.empty(), nodes, scoring="q60", thresholds=[0.5, 0.2])
+    lone = joined(Edges.empty(), nodes, scoring="q60", thresholds=[0.5, 0.2])
     assert list(lone) == [0.2, 0.5] and np.array_equal(lone[0.5], nodes)
     pair = contacts((2**63, 2**63 + 9, 3, 1.0))
-    assert agglomerate(pair, nodes, scoring="q60", thresholds=[0.5])[0.5].tolist() == [
+    assert joined(pair, nodes, scoring="q60", thresholds=[0.5])[0.5].tolist() == [
         5, 2**63, 2**63,
     ]  # fmt: skip
-    none = agglomerate(Edges.empty(), nodes[:0], scoring="mean", thresholds=[0.5])
+    none = joined(Edges.empty(), nodes[:0], scoring="mean", thresholds=[0.5])
     assert none[0.5].size == 0
 
 
 def test_an_edge_to_a_fragment_that_is_not_listed_is_refused():
     with pytest.raises(ValueError, match="not among the nodes"):
-        agglomerate(
+        joined(
             contacts((1, 7, 1, 1.0)), np.arange(3, dtype=np.uint64), scoring="mean", thresholds=[1]
         )
 
@@ -147,7 +154,7 @@ def test_absence_of_numba_is_an_error_of_the_host(monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenunify_scale.ops.agglomerate_kernel", None)
     monkeypatch.delattr("tokenunify_scale.ops.agglomerate_kernel", raising=False)
     with pytest.raises(HostError, match="pip install numba"):
-        agglomerate(Edges.empty(), np.ones(1, np.uint64), scoring="mean", thresholds=[0.5])
+        joined(Edges.empty(), np.ones(1, np.uint64), scoring="mean", thresholds=[0.5])
 
 
 @pytest.mark.slow
@@ -159,7 +166,7 @@ def test_a_million_edges_take_seconds():
     affinities = np.clip(0.6 + affinities * 4, 0, 1).astype(np.float32)
     edges = Edges.sum([Edges.of(affinities, fragments)])
     nodes = fragments.reshape(-1)
-    agglomerate(edges, nodes, scoring="q60", thresholds=[0.1])  # compiled
+    joined(edges, nodes, scoring="q60", thresholds=[0.1])  # compiled
     start = time.perf_counter()
-    agglomerate(edges, nodes, scoring="q60", thresholds=[0.5], doubt=3)
+    joined(edges, nodes, scoring="q60", thresholds=[0.5], doubt=3)
     assert time.perf_counter() - start < 20

@@ -9,6 +9,7 @@ import pytest
 from tests.postprocess.drifting import OFFSETS, columns, flipped, perfect
 from tokenunify_scale.config import ConfigError, DataError, HostError
 from tokenunify_scale.metrics import score
+from tokenunify_scale.postprocess.contacts import Contacts
 from tokenunify_scale.postprocess.edges import UNIT, Edges
 from tokenunify_scale.postprocess.multicut import MulticutConfig, costs, segment, solve
 from tokenunify_scale.registry import POSTPROCESS
@@ -20,10 +21,11 @@ def graph(pairs, affinities, faces):
     count = np.array(faces, np.int64)
     total = np.array(affinities) * count * UNIT
     starts = np.arange(len(pairs) + 1)
-    return Edges(
+    edges = Edges(
         np.array(pairs, np.uint64), count, total.astype(np.int64), starts,
         (np.array(affinities) * 255).astype(np.uint8), count,
     )  # fmt: skip
+    return Contacts.of(edges, np.unique(edges.pairs), needed="sums")
 
 
 def test_costs_are_log_odds_weighted_by_faces():
@@ -43,7 +45,7 @@ def test_the_solution_of_a_small_graph_is_the_best_of_all_partitions(seed):
     nodes = np.array([3, 5, 6, 8, 11, 20], np.uint64)
     pairs = list(itertools.combinations(nodes.tolist(), 2))
     edges = graph(pairs, generator.random(len(pairs)), generator.integers(1, 9, len(pairs)))
-    weights, ends = costs(MulticutConfig(), edges), np.searchsorted(nodes, edges.pairs)
+    weights, ends = costs(MulticutConfig(), edges), edges.ends
 
     def energy(labels):
         return weights[labels[ends[:, 0]] != labels[ends[:, 1]]].sum()
@@ -87,8 +89,9 @@ def test_a_higher_beta_joins_more():
 
 def test_a_graph_without_edges_stays_as_it_is():
     nodes = np.array([4, 9], np.uint64)
-    assert solve(MulticutConfig(), Edges.empty(), nodes)[None].tolist() == [4, 9]
-    assert solve(MulticutConfig(), Edges.empty(), nodes[:0])[None].size == 0
+    none = Contacts.of(Edges.empty(), nodes, needed="sums")
+    assert solve(MulticutConfig(), none, nodes)[None].tolist() == [4, 9]
+    assert solve(MulticutConfig(), none, nodes[:0])[None].size == 0
 
 
 @pytest.mark.parametrize("beta", [0, 1, -0.5])

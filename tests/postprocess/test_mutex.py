@@ -6,6 +6,7 @@ import pytest
 from tests.postprocess.drifting import FAR, OFFSETS, columns, flipped, perfect
 from tokenunify_scale.config import ConfigError, DataError
 from tokenunify_scale.metrics import score
+from tokenunify_scale.postprocess.contacts import Contacts
 from tokenunify_scale.postprocess.edges import Edges
 from tokenunify_scale.postprocess.mutex import MutexConfig, fragments, segment, solve
 from tokenunify_scale.registry import POSTPROCESS
@@ -62,7 +63,8 @@ def test_a_threshold_joins_what_was_left_apart_and_zero_joins_nothing():
 
 def test_a_graph_without_edges_stays_as_it_is():
     nodes = np.array([4, 9], np.uint64)
-    assert solve(MutexConfig(), Edges.empty(), nodes)[0.5].tolist() == [4, 9]
+    none = Contacts.of(Edges.empty(), nodes, needed="sums")
+    assert solve(MutexConfig(), none, nodes)[0.5].tolist() == [4, 9]
 
 
 @pytest.mark.parametrize(

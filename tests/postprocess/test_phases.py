@@ -8,6 +8,7 @@ from tests.postprocess.drifting import FAR, OFFSETS, columns, flipped, perfect
 from tokenunify_scale.config import ConfigError
 from tokenunify_scale.data.affinities import affinities_from_labels
 from tokenunify_scale.metrics import score
+from tokenunify_scale.postprocess.contacts import Contacts
 from tokenunify_scale.postprocess.edges import Edges
 from tokenunify_scale.postprocess.phases import METHODS, check_graph, needed, phases
 from tokenunify_scale.postprocess.waterz import WaterzConfig, template
@@ -30,7 +31,8 @@ def test_the_phases_one_after_the_other_are_the_method(name):
     config, method = POSTPROCESS.get(name).config, phases(name)
     pieces = method.fragments(config, affinities, offsets=OFFSETS)
     nodes = np.unique(pieces[pieces > 0])
-    solved = method.solve(config, Edges.of(affinities, pieces), nodes)
+    contacts = Contacts.of(Edges.of(affinities, pieces), nodes, needed=needed(config))
+    solved = method.solve(config, contacts, nodes)
     found, fragments = run(name, affinities)
     assert np.array_equal(fragments, pieces) and list(solved) == list(found)
     for key, segments in solved.items():
@@ -85,13 +87,15 @@ def test_what_is_cut_of_the_histograms_is_not_needed(scoring):
     nodes, edges = np.unique(pieces[pieces > 0]), Edges.of(affinities, pieces)
     cut = edges.cut(needed(config))
     assert (cut.bins.size < edges.bins.size) == (scoring != "median")
-    whole, some = (method.solve(config, each, nodes)[0.5] for each in (edges, cut))
-    assert np.array_equal(whole, some)
     halves = [
         Edges.of(affinities, pieces, box=Box((a, 0, 0), (b, 40, 40))).cut(needed(config))
         for a, b in ((0, 3), (3, 6))
     ]
-    assert np.array_equal(method.solve(config, Edges.sum(halves), nodes)[0.5], whole)
+    whole, some, summed = (
+        method.solve(config, Contacts.of(each, nodes, needed=needed(config)), nodes)[0.5]
+        for each in (edges, cut, Edges.sum(halves))
+    )
+    assert np.array_equal(whole, some) and np.array_equal(whole, summed)
 
 
 def test_a_name_is_one_of_the_registry():
@@ -108,4 +112,5 @@ def test_what_a_graph_cannot_do_is_refused_before_work():
     with pytest.raises(ConfigError, match="whole volumes in memory only"):
         check_graph(config)
     with pytest.raises(ConfigError, match="whole volumes in memory only"):
-        phases("waterz").solve(config, Edges.empty(), np.zeros(0, np.uint64))
+        none = Contacts.of(Edges.empty(), np.zeros(0, np.uint64), needed="sums")
+        phases("waterz").solve(config, none, np.zeros(0, np.uint64))

@@ -9,6 +9,7 @@ import pytest
 from tests.postprocess.drifting import HALO, columns, flipped, perfect, predicted
 from tests.postprocess.drifting import job as job_of
 from tokenunify_scale.postprocess import stages
+from tokenunify_scale.postprocess.contacts import Contacts
 from tokenunify_scale.postprocess.edges import Edges
 from tokenunify_scale.postprocess.phases import needed
 from tokenunify_scale.postprocess.waterz import WaterzConfig
@@ -51,21 +52,23 @@ def test_ids_are_unique_consecutive_in_a_block_and_their_sizes_are_kept(begun):
         assert np.array_equal(kept, sizes)
 
 
-@pytest.mark.parametrize("scoring", ["mean", "median"])
-def test_the_edges_of_all_blocks_add_up_to_those_of_the_whole(begun, scoring):
-    job, blocks, affinities, _ = begun
+@pytest.mark.parametrize("scoring", ["mean", "paper", "median"])
+def test_the_edges_of_all_blocks_are_those_of_the_whole(begun, scoring):
+    job, blocks, affinities, counts = begun
     job = replace(job, options=WaterzConfig(scoring=scoring))
     for block in blocks[::-1]:
         stages.measure_edges(job, block)
-    parts = []
-    for block in blocks:
-        with np.load(job.folder / "edges" / f"{block.index:06d}.npz") as file:
-            parts.append(Edges(**file))
-    whole = Edges.of(affinities, fragments_of(job)).cut(needed(job.options))
-    summed = stages._summed(iter(parts))
-    for name, values in vars(whole).items():
-        assert np.array_equal(getattr(summed, name), values), name
-    assert len(stages._summed(iter([]))) == 0
+    nodes, kept = stages._nodes(job, blocks, counts), needed(job.options)
+    assert np.array_equal(nodes, np.unique(fragments_of(job)))
+    paths = [job.folder / "edges" / f"{block.index:06d}.npz" for block in blocks]
+    found = Contacts.read(paths, nodes, needed=kept)
+    whole = Contacts.of(Edges.of(affinities, fragments_of(job)), nodes, needed=kept)
+    for name in ("ends", "count", "total", "length"):
+        assert np.array_equal(getattr(found, name), getattr(whole, name)), name
+    for each in range(len(whole) if kept != "sums" else 0):
+        one, other = (slice(c.begin[each], c.begin[each] + c.length[each]) for c in (found, whole))
+        assert np.array_equal(found.bins[one], whole.bins[other])
+        assert np.array_equal(found.times[one], whole.times[other])
 
 
 def test_tables_are_told_when_they_are_all_there(begun):

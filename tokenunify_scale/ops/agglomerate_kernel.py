@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tokenunify_scale.ops.compiled import compiled
-from tokenunify_scale.ops.merge_graph import Graph, connect, forget, key_of, place_of, remember
+from tokenunify_scale.ops.merge_graph import Graph, connect, forget, place_of
 from tokenunify_scale.ops.merge_queue import Queue, pop, push, queue_of, top
 
 __all__ = ["MEAN", "Graph", "Scores", "connect", "merge_until", "queue_of", "roots", "start"]
@@ -26,19 +26,19 @@ class Scores(NamedTuple):
     dead: np.ndarray
     """bool [E], that the edge is gone."""
     count: np.ndarray
-    """int64 [E], faces."""
+    """int32 or int64 [E], faces."""
     total: np.ndarray
     """float64 [E], sum of their affinities."""
     begin: np.ndarray
-    """int64 [E], where an edge's histogram begins in the pool."""
+    """int32 or int64 [E], where an edge's histogram begins in the pool; empty for means."""
     length: np.ndarray
-    """int64 [E], its bins that are not empty."""
+    """uint16 [E], its bins that are not empty; empty for means."""
     entries: np.ndarray
-    """int64 [E], the sum of its histogram."""
+    """As ``count`` [E], the sum of its histogram; empty where that is the faces."""
     bins: np.ndarray
-    """int16 [P], the pool: numbers of bins, ascending within a histogram."""
+    """uint8 [P], the pool: numbers of bins, ascending within a histogram; empty for means."""
     times: np.ndarray
-    """int64 [P], the pool: how often each bin was hit."""
+    """int32 or int64 [P], the pool: how often each bin was hit, once at least."""
     used: np.ndarray
     """int64 [1], the pool's part that is taken."""
 
@@ -49,7 +49,8 @@ def _score(scores: Scores, edge: int, quantile: int, doubt: float, even: float) 
     if quantile == MEAN:
         affinity = scores.total[edge] / scores.count[edge]
     else:
-        pivot = quantile * scores.entries[edge] // 100 + 1
+        entries = scores.entries[edge] if scores.entries.size else scores.count[edge]
+        pivot = quantile * entries // 100 + 1
         begin = scores.begin[edge]
         last, seen, place = begin + scores.length[edge] - 1, scores.times[begin], begin
         while seen < pivot and place < last:
@@ -71,17 +72,29 @@ def start(scores: Scores, queue: Queue, quantile: int, doubt: float, even: float
 
 @compiled
 def _compact(scores: Scores) -> None:
-    """Free what dead and moved histograms hold of the pool."""
-    bins, times = scores.bins[: scores.used[0]].copy(), scores.times[: scores.used[0]].copy()
-    used = 0
+    """Free what dead and moved histograms hold of the pool, in place.
+
+    A walk through the pool has to tell whose histogram it comes to: first, the negative number of
+    the edge stands in place of the first of ``times``, which waits in ``begin``.
+    """
     for edge in range(scores.value.size):
-        if scores.dead[edge]:
+        if not scores.dead[edge]:
+            begin = scores.begin[edge]
+            scores.begin[edge] = scores.times[begin]
+            scores.times[begin] = -1 - edge
+    place = used = 0
+    while place < scores.used[0]:
+        if scores.times[place] >= 0:
+            place += 1
             continue
-        begin, length = scores.begin[edge], scores.length[edge]
-        scores.bins[used : used + length] = bins[begin : begin + length]
-        scores.times[used : used + length] = times[begin : begin + length]
+        edge = -1 - scores.times[place]
+        scores.times[place] = scores.begin[edge]
         scores.begin[edge] = used
-        used += length
+        for step in range(np.int64(scores.length[edge])):
+            scores.bins[used + step] = scores.bins[place + step]
+            scores.times[used + step] = scores.times[place + step]
+        place += scores.length[edge]
+        used += scores.length[edge]
     scores.used[0] = used
 
 
@@ -97,7 +110,8 @@ def _fold(scores: Scores, lost: int, kept: int) -> None:
     if scores.used[0] + scores.length[lost] + scores.length[kept] > scores.bins.size:
         _compact(scores)
     scores.dead[lost] = True
-    scores.entries[kept] += scores.entries[lost]
+    if scores.entries.size:
+        scores.entries[kept] += scores.entries[lost]
     bins, times, out = scores.bins, scores.times, scores.used[0]
     i, j = scores.begin[lost], scores.begin[kept]
     i_end, j_end = i + scores.length[lost], j + scores.length[kept]
@@ -131,13 +145,12 @@ def _contract(graph: Graph, scores: Scores, edge: int) -> None:
         if not scores.dead[moved]:
             other = graph.ends[moved, 1 - (half & 1)]
             forget(graph, gone, other)
-            place = place_of(graph, key_of(graph, keep, other))
-            stays = moved
-            if graph.keys[place] == -1:
+            place = place_of(graph, keep, other)
+            stays, own = moved, graph.table[place]
+            if own == -1:
                 graph.degree[keep] += 1
             else:
                 # The cheaper edge stays; of equal ones that of the region of the larger name.
-                own = graph.values[place]
                 if kept_is_smaller:
                     stays = own if scores.value[moved] > scores.value[own] else moved
                 else:
@@ -148,7 +161,7 @@ def _contract(graph: Graph, scores: Scores, edge: int) -> None:
                 graph.ends[moved, half & 1] = keep
                 graph.following[half] = graph.first[keep]
                 graph.first[keep] = half
-                remember(graph, keep, other, moved)
+                graph.table[place] = moved
         half = after
     graph.degree[keep] -= 1
     graph.first[gone] = -1

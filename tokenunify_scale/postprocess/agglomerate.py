@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tokenunify_scale.config import ConfigError, HostError, did_you_mean
-from tokenunify_scale.postprocess.edges import UNIT, Edges
+from tokenunify_scale.postprocess.contacts import Contacts
+from tokenunify_scale.postprocess.edges import Edges, Needed
 
 QUANTILES = range(10, 100, 5)
-NODES_LIMIT = 2**31 - 1
 
 
 class Score(NamedTuple):
@@ -48,8 +48,16 @@ def parse_score(word: str) -> Score:
     return Score(int(found[1]), found[2] is not None)
 
 
+def needed(scoring: str) -> Needed:
+    """What of the histograms of a region graph a score reads, by its word."""
+    score = parse_score(scoring)
+    if score.quantile is None:
+        return "sums"
+    return "highest" if score.highest else "all"
+
+
 def agglomerate(
-    edges: Edges,
+    contacts: Contacts,
     nodes: np.ndarray,
     *,
     scoring: str,
@@ -60,7 +68,8 @@ def agglomerate(
     """Join fragments, cheapest pair first, until the next costs a threshold or more.
 
     Args:
-        edges: the region graph.
+        contacts: the region graph with what the scoring needs of the histograms; it is used up, as
+            merges work in its arrays.
         nodes: uint64 [N], all fragments' ids, ascending and unique, without 0.
         scoring: a word of ``scorings``.
         thresholds: scores (1 - affinity) to stop at.
@@ -74,31 +83,32 @@ def agglomerate(
     Raises:
         ConfigError: an unknown scoring.
         HostError: numba is absent.
-        ValueError: an edge between fragments that ``nodes`` lacks, or too many fragments.
+        ValueError: the graph keeps something else of its histograms.
 
     Source: waterz, IterativeRegionMerging.hpp, whose queue and treatment of ties this follows.
     """
-    score = parse_score(scoring)
-    kernel = _kernel()
-    if max(nodes.size, 2 * len(edges)) > NODES_LIMIT:
-        raise ValueError(f"{nodes.size} fragments and {len(edges)} pairs; at most {NODES_LIMIT}")
-    ends = np.searchsorted(nodes, edges.pairs)
-    if len(edges) and not np.array_equal(nodes[np.minimum(ends, nodes.size - 1)], edges.pairs):
-        raise ValueError("edges join fragments that are not among the nodes")
-    ends = ends.astype(np.int32)
-    quantile = kernel.MEAN if score.quantile is None else score.quantile
+    quantile, kernel = parse_score(scoring).quantile, _kernel()
+    if contacts.kept != needed(scoring):
+        raise ValueError(f"{scoring} needs {needed(scoring)} of histograms, not {contacts.kept}")
     asked = sorted(set(thresholds))
-    found = {}
-    # With doubt the order depends on the threshold, so that each takes a pass of its own.
-    for several in [[value] for value in asked] if doubt else [asked]:
-        how = (quantile, float(doubt), 1.0 - several[0])
-        graph, scores = _graph(kernel, ends, nodes.size), _scores(kernel, edges, score)
-        queue = kernel.queue_of(len(edges), bins=bins)
+
+    def one_pass(contacts: Contacts, several: Sequence[float]) -> dict[float, np.ndarray]:
+        how = (kernel.MEAN if quantile is None else quantile, float(doubt), 1.0 - several[0])
+        graph, scores = _graph(kernel, contacts.ends, nodes.size), _scores(kernel, contacts)
+        queue = kernel.queue_of(len(contacts), bins=bins)
         kernel.start(scores, queue, *how)
+        found = {}
         for value in several:
             kernel.merge_until(graph, scores, queue, np.float32(value), *how)
             found[value] = nodes[kernel.roots(graph)]
-    return found
+        return found
+
+    # With doubt the order depends on the threshold, so that each takes a pass of its own.
+    *first, last = [[value] for value in asked] if doubt else [asked]
+    found = {}
+    for several in first:
+        found |= one_pass(contacts.copy(), several)
+    return found | one_pass(contacts, last)
 
 
 def segment_graph(
@@ -108,67 +118,60 @@ def segment_graph(
     *,
     config: Any,
     offsets: Sequence[tuple[int, int, int]],
+    kept: Needed,
 ) -> tuple[dict[Any, np.ndarray], np.ndarray]:
     """Segment a volume in memory by way of its region graph.
 
     Args:
         affinities: [C, D, H, W] float32 in [0, 1].
         fragments: ``fragments(config, affinities, *, offsets)``, ids consecutive from 1.
-        solve: ``solve(config, edges, nodes)``, the segments of all nodes by threshold.
+        solve: ``solve(config, contacts, nodes)``, the segments of all nodes by threshold.
         config: of the method.
         offsets: of all channels.
+        kept: what ``solve`` needs of the histograms.
 
     Returns:
         Segmentations by threshold, and the fragments, all [D, H, W] uint64; 0 stays 0.
     """
     pieces = fragments(config, affinities, offsets=offsets)
     nodes = np.arange(1, int(pieces.max()) + 1, dtype=np.uint64)
-    solved = solve(config, Edges.of(affinities, pieces), nodes)
+    solved = solve(config, Contacts.of(Edges.of(affinities, pieces), nodes, needed=kept), nodes)
     none = np.zeros(1, np.uint64)
     return {key: np.concatenate([none, ids])[pieces] for key, ids in solved.items()}, pieces
 
 
 def _graph(kernel: ModuleType, ends: np.ndarray, nodes: int):
     """The kernel's graph, connected."""
-    places = 1 << int(2 * len(ends) + 16).bit_length()  # at most half of the table is full
     graph = kernel.Graph(
-        ends=ends.copy(),
+        ends=ends,
         following=np.full(2 * len(ends), -1, np.int32),
         first=np.full(nodes, -1, np.int32),
         degree=np.zeros(nodes, np.int32),
         name=np.arange(nodes, dtype=np.int32),
         parent=np.arange(nodes, dtype=np.int32),
-        keys=np.full(places, -1, np.int64),
-        values=np.zeros(places, np.int32),
+        table=np.full(1 << (3 * len(ends) // 2 + 16).bit_length(), -1, np.int32),
     )
     kernel.connect(graph)
     return graph
 
 
-def _scores(kernel: ModuleType, edges: Edges, score: Score):
-    """The kernel's scores: histograms only where a quantile is asked for."""
-    count = len(edges)
-    lengths = np.diff(edges.starts)
-    if score.quantile is None:
-        bins, times, lengths = np.zeros(0, np.int16), np.zeros(0, np.int64), np.zeros_like(lengths)
-    elif score.highest:
-        bins, times, lengths = edges.highest, np.ones(count, np.int64), np.ones_like(lengths)
-    else:
-        bins, times = edges.bins, edges.times
-    begin = np.cumsum(lengths) - lengths
-    spare = bins.size + 2 * 256 if bins.size else 0
+def _scores(kernel: ModuleType, contacts: Contacts):
+    """The kernel's scores."""
+    pairs = len(contacts)
+    # Of whole histograms the entries are the faces.
+    counted = pairs if contacts.kept == "highest" else 0
     return kernel.Scores(
-        value=np.zeros(count, np.float32),
-        stale=np.zeros(count, bool),
-        dead=np.zeros(count, bool),
-        count=edges.count.copy(),
-        total=edges.total / UNIT,
-        begin=begin,
-        length=lengths,
-        entries=np.add.reduceat(times, begin) if bins.size else np.zeros(count, np.int64),
-        bins=np.concatenate([bins.astype(np.int16), np.zeros(spare, np.int16)]),
-        times=np.concatenate([times, np.zeros(spare, np.int64)]),
-        used=np.array([bins.size], np.int64),
+        value=np.zeros(pairs, np.float32),
+        stale=np.zeros(pairs, bool),
+        dead=np.zeros(pairs, bool),
+        count=contacts.count,
+        total=contacts.total,
+        begin=contacts.begin,
+        length=contacts.length,
+        entries=np.ones(counted, contacts.count.dtype),
+        bins=contacts.bins,
+        times=contacts.times,
+        used=np.array([contacts.used], np.int64),
     )
 
 

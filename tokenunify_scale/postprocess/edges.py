@@ -42,11 +42,6 @@ class Edges:
         return len(self.pairs)
 
     @property
-    def mean(self) -> np.ndarray:
-        """float64 [E], the mean affinity of each pair."""
-        return self.total / (self.count * float(UNIT))
-
-    @property
     def highest(self) -> np.ndarray:
         """uint8 [E], the bin of the highest affinity of each pair."""
         return self.bins[self.starts[1:] - 1]

@@ -9,7 +9,7 @@ import numpy as np
 
 from tokenunify_scale.config import ConfigError, HostError
 from tokenunify_scale.postprocess.agglomerate import segment_graph
-from tokenunify_scale.postprocess.edges import Edges
+from tokenunify_scale.postprocess.contacts import Contacts
 from tokenunify_scale.postprocess.watershed import Offset, Watershed, check_affinities, fragments
 from tokenunify_scale.registry import POSTPROCESS
 
@@ -64,15 +64,15 @@ def segment(
     """
     load_library()
     affinities = check_affinities(affinities)[:3]
-    return segment_graph(affinities, fragments, solve, config=config, offsets=offsets)
+    return segment_graph(affinities, fragments, solve, config=config, offsets=offsets, kept="sums")
 
 
-def solve(config: MulticutConfig, edges: Edges, nodes: np.ndarray) -> dict[None, np.ndarray]:
+def solve(config: MulticutConfig, contacts: Contacts, nodes: np.ndarray) -> dict[None, np.ndarray]:
     """The least costly partition found of a region graph.
 
     Args:
         config: costs and solver.
-        edges: the region graph.
+        contacts: the region graph.
         nodes: uint64 [N], all fragments' ids, ascending, without 0.
 
     Returns:
@@ -81,12 +81,12 @@ def solve(config: MulticutConfig, edges: Edges, nodes: np.ndarray) -> dict[None,
     Raises:
         HostError: bioimage-cpp is not installed.
     """
-    if not len(edges):
+    if not len(contacts):
         return {None: nodes.copy()}
     graph = load_library().graph
-    ends = np.searchsorted(nodes, edges.pairs).astype(np.uint64)
+    ends = contacts.ends.astype(np.uint64)
     region_graph = graph.UndirectedGraph.from_unique_edges(nodes.size, ends)
-    objective = graph.multicut.MulticutObjective(region_graph, costs(config, edges))
+    objective = graph.multicut.MulticutObjective(region_graph, costs(config, contacts))
     if config.solver == "greedy_fixation":
         graph.multicut.GreedyFixationMulticut().optimize(objective)
     else:
@@ -97,12 +97,12 @@ def solve(config: MulticutConfig, edges: Edges, nodes: np.ndarray) -> dict[None,
     return {None: nodes[first][label]}
 
 
-def costs(config: MulticutConfig, edges: Edges) -> np.ndarray:
+def costs(config: MulticutConfig, contacts: Contacts) -> np.ndarray:
     """What cutting each contact costs: log of the odds that it is inside a neuron.
 
     Args:
         config: beta and weighting.
-        edges: the region graph.
+        contacts: the region graph.
 
     Returns:
         float64 [E]; positive is attractive.
@@ -111,10 +111,10 @@ def costs(config: MulticutConfig, edges: Edges) -> np.ndarray:
         by size / largest size as in elf's multicut. The mean size here: the same solutions, but
         small contacts stay far from the solver's least gain.
     """
-    joined = np.clip(edges.mean, LEAST, 1 - LEAST)
+    joined = np.clip(contacts.mean, LEAST, 1 - LEAST)
     result = np.log(joined / (1 - joined)) - np.log((1 - config.beta) / config.beta)
     if config.weighting == "size":
-        result *= edges.count / edges.count.mean()
+        result *= contacts.count / contacts.count.mean()
     return result
 
 

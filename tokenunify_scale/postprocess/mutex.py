@@ -9,7 +9,7 @@ from scipy import ndimage
 from tokenunify_scale.config import ConfigError
 from tokenunify_scale.postprocess.agglomerate import agglomerate, segment_graph
 from tokenunify_scale.postprocess.consistency import consistent
-from tokenunify_scale.postprocess.edges import Edges
+from tokenunify_scale.postprocess.contacts import Contacts
 from tokenunify_scale.postprocess.multicut import load_library
 from tokenunify_scale.postprocess.watershed import Offset, check_affinities
 from tokenunify_scale.registry import POSTPROCESS
@@ -81,9 +81,8 @@ def segment(
 
     Source: Wolf et al. 2018, The mutex watershed.
     """
-    return segment_graph(
-        check_affinities(affinities), fragments, solve, config=config, offsets=offsets
-    )
+    affinities = check_affinities(affinities)
+    return segment_graph(affinities, fragments, solve, config=config, offsets=offsets, kept="sums")
 
 
 def fragments(
@@ -134,12 +133,12 @@ def _ordered(affinities: np.ndarray, calm: float) -> np.ndarray:
     return np.where(affinities > 0.5, np.maximum(mixed, high), np.minimum(mixed, low))
 
 
-def solve(config: MutexConfig, edges: Edges, nodes: np.ndarray) -> dict[float, np.ndarray]:
+def solve(config: MutexConfig, contacts: Contacts, nodes: np.ndarray) -> dict[float, np.ndarray]:
     """Join segments of the mutex watershed by the mean affinity of their contacts.
 
     Args:
         config: thresholds and doubt.
-        edges: the region graph.
+        contacts: the region graph with sums; it is used up.
         nodes: uint64 [N], all ids, ascending, without 0.
 
     Returns:
@@ -149,7 +148,7 @@ def solve(config: MutexConfig, edges: Edges, nodes: np.ndarray) -> dict[float, n
         HostError: numba is absent.
     """
     return agglomerate(
-        edges, nodes, scoring="mean", thresholds=thresholds(config), doubt=config.doubt
+        contacts, nodes, scoring="mean", thresholds=thresholds(config), doubt=config.doubt
     )
 
 

@@ -4,8 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tokenunify_scale.postprocess import multicut, mutex, watershed, waterz
-from tokenunify_scale.postprocess.agglomerate import parse_score
+from tokenunify_scale.postprocess import agglomerate, multicut, mutex, watershed, waterz
 from tokenunify_scale.postprocess.edges import Needed
 from tokenunify_scale.registry import POSTPROCESS
 
@@ -18,7 +17,7 @@ class Phases:
     """``fragments(config, affinities [C, D, H, W], *, offsets)``: uint64 [D, H, W], 1 to n, 0 is
     none."""
     solve: Callable
-    """``solve(config, edges, nodes)``: for each threshold (or None) the segment of each node."""
+    """``solve(config, contacts, nodes)``: for each threshold (or None) the segment of each node."""
     bytes_a_voxel: int
     """Peak memory of segmenting a whole volume, beside its affinities."""
 
@@ -43,10 +42,7 @@ def needed(config: Any) -> Needed:
     """What of the histograms of a region graph a method reads."""
     if not isinstance(config, waterz.WaterzConfig):
         return "sums"
-    score = parse_score(config.scoring)
-    if score.quantile is None:
-        return "sums"
-    return "highest" if score.highest else "all"
+    return agglomerate.needed(config.scoring)
 
 
 def check_graph(config: Any) -> None:

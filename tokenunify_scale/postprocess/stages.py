@@ -7,7 +7,7 @@ import functools
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from tokenunify_scale.postprocess.budget import chunk_of
+from tokenunify_scale.postprocess.contacts import Contacts
 from tokenunify_scale.postprocess.edges import Edges
 from tokenunify_scale.postprocess.outcome import FRAGMENTS, names
 from tokenunify_scale.postprocess.phases import needed, phases
@@ -99,14 +100,12 @@ def join(job: Job, blocks: list[Block], counts: list[int]) -> None:
         blocks: all of them.
         counts: fragments of each.
     """
-    own = [
-        np.arange(1, count + 1, dtype=np.uint64) + np.uint64(job.last_before(block))
-        for block, count in zip(blocks, counts, strict=True)
-    ]
-    nodes = np.concatenate(own)
+    nodes = _nodes(job, blocks, counts)
+    parts = [_file(job, "edges", block, "npz") for block in blocks]
+    kept = needed(job.options)
+    # Not held here: of a noisy volume it is what needs memory, and the method uses it up.
+    solved = phases(job.method).solve(job.options, Contacts.read(parts, nodes, needed=kept), nodes)
     sizes = np.concatenate([np.load(_file(job, "fragments", block, "npy")) for block in blocks])
-    edges = _summed(_loaded(_file(job, "edges", block, "npz")) for block in blocks)
-    solved = phases(job.method).solve(job.options, edges, nodes)
     called = names(list(solved), asked=getattr(job.options, "threshold", None))
     told = {}
     _save(job.folder / "nodes.npy", lambda file: np.save(file, nodes))
@@ -147,21 +146,15 @@ def write_segments(job: Job, block: Block) -> dict[str, int]:
     return background
 
 
-def _summed(parts: Iterator[Edges]) -> Edges:
-    """The sum of many tables, never many of them at once: pairs of like numbers of blocks."""
-    waiting: list[tuple[int, Edges]] = []
-    for part in parts:
-        summed = 1, part
-        while waiting and waiting[-1][0] == summed[0]:
-            blocks, before = waiting.pop()
-            summed = 2 * blocks, Edges.sum([before, summed[1]])
-        waiting.append(summed)
-    return Edges.sum([edges for _, edges in waiting])
-
-
-def _loaded(path: Path) -> Edges:
-    with np.load(path) as file:
-        return Edges(**file)
+def _nodes(job: Job, blocks: list[Block], counts: list[int]) -> np.ndarray:
+    """The ids of all fragments, uint64 [N], ascending."""
+    nodes, begin = np.empty(sum(counts), np.uint64), 0
+    for block, count in zip(blocks, counts, strict=True):
+        own = nodes[begin : begin + count]
+        own[:] = np.arange(1, count + 1)
+        own += np.uint64(job.last_before(block))
+        begin += count
+    return nodes
 
 
 @functools.lru_cache(maxsize=1)

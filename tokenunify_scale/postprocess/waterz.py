@@ -10,8 +10,13 @@ from types import ModuleType
 import numpy as np
 
 from tokenunify_scale.config import ConfigError, HostError
-from tokenunify_scale.postprocess.agglomerate import agglomerate, parse_score, segment_graph
-from tokenunify_scale.postprocess.edges import Edges
+from tokenunify_scale.postprocess.agglomerate import (
+    agglomerate,
+    needed,
+    parse_score,
+    segment_graph,
+)
+from tokenunify_scale.postprocess.contacts import Contacts
 from tokenunify_scale.postprocess.watershed import Offset, Watershed, check_affinities, fragments
 from tokenunify_scale.registry import POSTPROCESS
 
@@ -91,18 +96,21 @@ def segment(
     """
     affinities = check_affinities(affinities)[:3]
     if config.doubt:
-        return segment_graph(affinities, fragments, solve, config=config, offsets=offsets)
+        kept = needed(config.scoring)
+        return segment_graph(
+            affinities, fragments, solve, config=config, offsets=offsets, kept=kept
+        )
     run = _runner(config)
     pieces = fragments(config, affinities, offsets=offsets)
     return run(affinities, pieces), pieces
 
 
-def solve(config: WaterzConfig, edges: Edges, nodes: np.ndarray) -> dict[float, np.ndarray]:
+def solve(config: WaterzConfig, contacts: Contacts, nodes: np.ndarray) -> dict[float, np.ndarray]:
     """Agglomerate a region graph: what ``segment`` does after the fragments.
 
     Args:
         config: scoring and thresholds.
-        edges: the region graph.
+        contacts: the region graph with what the scoring needs; it is used up.
         nodes: uint64 [N], all fragments' ids, ascending, without 0.
 
     Returns:
@@ -114,7 +122,7 @@ def solve(config: WaterzConfig, edges: Edges, nodes: np.ndarray) -> dict[float, 
     """
     check_graph(config)
     return agglomerate(
-        edges,
+        contacts,
         nodes,
         scoring=config.scoring,
         thresholds=thresholds(config),
