@@ -8,7 +8,8 @@ from tokenunify_scale import build_model
 from tokenunify_scale.config import ConfigError
 from tokenunify_scale.measure import clock, scan
 from tokenunify_scale.measure.scan import Shape, forward_backward, tensors
-from tokenunify_scale.ops import causal_conv1d, selective_scan
+from tokenunify_scale.ops.causal_conv1d import causal_conv1d
+from tokenunify_scale.ops.selective_scan import selective_scan
 
 SHAPE = Shape(channels=4, length=12)
 

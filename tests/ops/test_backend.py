@@ -8,13 +8,15 @@ import pytest
 import torch
 
 from tokenunify_scale.config import ConfigError, HostError
-from tokenunify_scale.ops import backend, selective_scan
+from tokenunify_scale.ops import backend
+from tokenunify_scale.ops.selective_scan import selective_scan
 
 WITHOUT_NUMBA = """
 import logging, sys, torch
 logging.basicConfig(stream=sys.stdout)
 sys.modules["numba"] = None
-from tokenunify_scale.ops import causal_conv1d, selective_scan
+from tokenunify_scale.ops.causal_conv1d import causal_conv1d
+from tokenunify_scale.ops.selective_scan import selective_scan
 x, column = torch.ones(1, 2, 40, requires_grad=True), torch.ones(1, 1, 40)
 y = selective_scan(causal_conv1d(x, torch.ones(2, 1)), x, torch.zeros(2, 1), column, column)
 y.sum().backward()

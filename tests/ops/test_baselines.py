@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from tokenunify_scale.config import HostError
-from tokenunify_scale.ops import selective_scan
 from tokenunify_scale.ops.baselines import parallel_scan, per_step, stock
+from tokenunify_scale.ops.selective_scan import selective_scan
 
 
 def inputs(length, *, leave_out=()):

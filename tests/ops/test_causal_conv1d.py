@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from tokenunify_scale.ops import causal_conv1d
-from tokenunify_scale.ops.causal_conv1d import _conv, _stock
+from tokenunify_scale.ops.causal_conv1d import _conv, _stock, causal_conv1d
 
 ORDERS = ({}, {"reverse": True}, {"interleave": 5})
 

@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from tokenunify_scale.ops import causal_conv1d, kernels, selective_scan, simd
+from tokenunify_scale.ops import kernels, simd
+from tokenunify_scale.ops.causal_conv1d import causal_conv1d
+from tokenunify_scale.ops.selective_scan import selective_scan
 
 PACKAGE = Path(kernels.__file__).parents[1]
 PROGRAM = """
 import logging, sys, torch
 logging.basicConfig(stream=sys.stdout)
-from tokenunify_scale.ops import causal_conv1d, selective_scan
+from tokenunify_scale.ops.causal_conv1d import causal_conv1d
+from tokenunify_scale.ops.selective_scan import selective_scan
 x, column = torch.ones(1, 3, 5, requires_grad=True), torch.ones(1, 1, 5)
 y = causal_conv1d(x, torch.ones(3, 2))
 z = selective_scan(y, torch.ones_like(x), torch.zeros(3, 1), column, column)

@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from tokenunify_scale.ops import selective_scan
-from tokenunify_scale.ops.selective_scan import _scan, _stock
+from tokenunify_scale.ops.selective_scan import _scan, _stock, selective_scan
 
 NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
 OPTIONAL = ("D", "z", "delta_bias")

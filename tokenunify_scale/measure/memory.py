@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from tokenunify_scale.measure.scan import forward_backward, tensors
-from tokenunify_scale.ops import selective_scan
+from tokenunify_scale.ops.selective_scan import selective_scan
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 FORGET_PEAK = "5"  # what Linux wants written into clear_refs to set the peak to the present

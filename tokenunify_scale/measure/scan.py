@@ -11,9 +11,10 @@ from tokenunify_scale.config import ConfigError
 from tokenunify_scale.measure.calls import collect
 from tokenunify_scale.measure.clock import medians
 from tokenunify_scale.models.mamba import MambaLayer
-from tokenunify_scale.ops import causal_conv1d, selective_scan
 from tokenunify_scale.ops.baselines import parallel_scan, per_step, stock
+from tokenunify_scale.ops.causal_conv1d import causal_conv1d
 from tokenunify_scale.ops.rates import Rates, floor_seconds, loads, needs, roofline_seconds
+from tokenunify_scale.ops.selective_scan import selective_scan
 from tokenunify_scale.train.runlog import track
 
 SECTIONS = 8  # that the third order interleaves, as far as they divide the sequence

@@ -1,6 +1,5 @@
-"""Sequence operations of Mamba: the selective scan and the causal convolution."""
+"""Sequence operations of Mamba, and other loops that are compiled.
 
-from tokenunify_scale.ops.causal_conv1d import causal_conv1d
-from tokenunify_scale.ops.selective_scan import selective_scan
-
-__all__ = ["causal_conv1d", "selective_scan"]
+Nothing is imported here: what merges fragments does not need torch, which takes two seconds and a
+third of a gigabyte of address space to load.
+"""

@@ -1,10 +1,12 @@
 """Plain functions compiled by numba, kept on disk where there is a place."""
 
+import functools
+import logging
 from collections.abc import Callable
 
 from numba import njit
 
-from tokenunify_scale.ops.kernels import say_uncached
+log = logging.getLogger(__name__)
 
 
 def compiled(function: Callable) -> Callable:
@@ -17,3 +19,12 @@ def compiled(function: Callable) -> Callable:
     except (RuntimeError, OSError):
         say_uncached()
         return njit(nogil=True)(function)
+
+
+@functools.cache
+def say_uncached() -> None:
+    """Warn, once, that compiled kernels cannot be kept on disk."""
+    log.warning(
+        "numba can write to no cache folder: kernels compile again in every process, "
+        "which takes seconds; NUMBA_CACHE_DIR names another folder"
+    )

@@ -1,7 +1,6 @@
 """How numba kernels are compiled, kept on disk and spread over threads of our own."""
 
 import functools
-import logging
 import math
 import os
 import threading
@@ -17,9 +16,9 @@ from numba.extending import register_jitable
 from numba.np.numpy_support import from_dtype
 from torch import Tensor
 
+from tokenunify_scale.ops.compiled import say_uncached
 from tokenunify_scale.ops.simd import Lanes
 
-log = logging.getLogger(__name__)
 DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
 WORTH_A_THREAD = 16_384
 """Elements (B E L) below which starting another thread costs more than it saves."""
@@ -74,13 +73,6 @@ def _compiled(kernel: Callable, dtype: torch.dtype, arrays: tuple[tuple[str, int
         except (RuntimeError, OSError):
             say_uncached()
             return njit(signature, nogil=True)(kernel)
-
-
-@functools.cache
-def say_uncached() -> None:
-    """Warn, once, that compiled kernels cannot be kept on disk."""
-    log.warning("numba can write to no cache folder: kernels compile again in every process, "
-                "which takes seconds; NUMBA_CACHE_DIR names another folder")
 
 
 def stored_dtype(x: Tensor) -> torch.dtype:
