@@ -75,7 +75,11 @@ def test_the_two_commands_come_first():
 def test_a_command_can_be_done(line, desk, monkeypatch, capsys):
     monkeypatch.chdir(desk)
     words = words_of(line)
-    if words[:2] == ["scaling", "fit"]:
+    if words[:2] == ["scaling", "power"]:
+        monkeypatch.setattr("tokenunify_scale.scaling.laws.power.SIMULATIONS", 5)
+        assert main(words=words) == 0
+        return
+    if words[0] == "scaling" and words[1] in ("fit", "verdict"):
         (desk / "study").mkdir(exist_ok=True)
         (desk / "study" / "table.csv").write_text("init,parameters,voi\na,1e6,2\na,2e6,1.5\n")
         assert main(words=words) == 0
