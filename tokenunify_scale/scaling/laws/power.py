@@ -63,7 +63,7 @@ def power(
     alpha: float = PAPER["alpha"],
     effect: float = PAPER_EFFECT,
     span: tuple[float, float] = PAPER_SPAN,
-    simulations: int = SIMULATIONS,
+    simulations: int | None = None,
     seed: int = 0,
 ) -> list[Power]:
     """Simulate a design and analyse it with the functions that judge real runs.
@@ -86,6 +86,7 @@ def power(
     Raises:
         ConfigError: fewer than 3 sizes, or a number that is not positive.
     """
+    simulations = simulations or SIMULATIONS
     n = np.geomspace(*span, sizes) if isinstance(sizes, int) else np.unique(sizes)
     given = {"noise": noise, "E": E, "A": A, "alpha": alpha, "effect": effect}
     given |= {"simulations": simulations, "seeds": min(seeds, default=0), "span": min(span)}
