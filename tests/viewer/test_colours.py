@@ -11,19 +11,20 @@ LABELS = np.kron([[1, 2], [3, 4]], np.ones((4, 4), int))
 
 def painted(ids, keys):
     """The colour that figures.py gives each id of one row, without the raw image under it."""
-    gray = np.zeros((1, ids.size, 3))
     separate = np.stack([ids, ids])  # lines between ids darken the picture: only the top has none
-    image = figures._paint(np.repeat(gray, 2, 0), separate, np.stack([keys, keys]))
-    return image[0, 0] / figures.PAINT * 255
+    section = figures.Section(0, separate, raw=np.zeros(separate.shape, np.uint8))
+    image = figures._painted(section, separate, keys=keys)
+    return image[0, 0] / figures.PAINT
 
 
 def test_an_id_has_the_colour_that_the_pictures_give_it():
     for number in (1, 7, 2**64 - 59):
         ids = np.array([number], np.uint64)
-        expected = painted(ids, figures._mix(ids))
-        np.testing.assert_allclose(object_colours(ids)[0], expected, atol=0.51)
-        expected = painted(ids, figures._segment_keys(ids, None))
-        np.testing.assert_allclose(segment_colours(ids)[0], expected, atol=0.51)
+        # Painted colours are mixed with the image and rounded down to bytes.
+        expected = painted(ids, figures._mix)
+        np.testing.assert_allclose(object_colours(ids)[0], expected, atol=0.51 + 1 / figures.PAINT)
+        expected = painted(ids, lambda rows: figures._segment_keys(rows, None))
+        np.testing.assert_allclose(segment_colours(ids)[0], expected, atol=0.51 + 1 / figures.PAINT)
 
 
 def test_a_segment_has_its_objects_colour_only_where_each_is_the_others_largest_part():
