@@ -27,6 +27,7 @@ fi
 cat <<END
 
 Results:
+  report, in a browser $out/report.html
   scaling figure       $out/scaling.png
   score table          $out/table.md
   segmentation         $out/evaluate/$cell/sections.png

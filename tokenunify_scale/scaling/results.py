@@ -26,6 +26,7 @@ from tokenunify_scale.scaling.pages.report import Report, environments, write_re
 from tokenunify_scale.train.runlog import write_atomically
 
 PAPER_NOISE = 0.046  # bits; standard deviation of TokenUnify's VOI on wafer 4 (Table 7)
+PARAGRAPH = "\n\n"
 BUDGETS = 5  # of a frontier, where points have none in common
 
 
@@ -105,13 +106,21 @@ def _optima(name: str, fit: Fit, points: Points) -> str:
     return f"{title}: {frontier(fit, budgets).text()}\n{iso_flop(points).text()}"
 
 
-def judge_table(table: Path, out: Path, curves: Curves) -> str:
-    """Compare a table's curves, write verdict.json, print and return what may be said."""
+def judge_table(table: Path, out: Path, curves: Curves, *, brief: bool = False) -> str:
+    """Compare a table's curves, write verdict.json, print and return what may be said.
+
+    Args:
+        table: a CSV file.
+        out: where to write.
+        curves: what is compared.
+        brief: print no more than which curves differ.
+    """
     found = verdict(curves.points(table), noise=curves.noise)
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "verdict.json", json.dumps(found.to_dict(), indent=1) + "\n")
-    print(f"\n{found.text()}\n\n{out / 'verdict.json'}")
-    return found.text()
+    said = found.text()
+    print(f"\n{said.split(PARAGRAPH)[0] if brief else said}\n\n{out / 'verdict.json'}")
+    return said
 
 
 def draw_table(
@@ -144,7 +153,7 @@ def draw_paper(out: Path, backbones: Sequence[str]) -> None:
         fits = {name: fit_law(each, noise=PAPER_NOISE) for name, each in points.items()}
         said = verdict(points, noise=PAPER_NOISE).text()
         print(f"\n{backbone}\n{describe(fits)}\n\n{said}\n")
-        notes = said.split("\n\n")[0].splitlines()
+        notes = said.split(PARAGRAPH)[0].splitlines()
         _tell(plot.plot_paper(out / f"figure6_{backbone}", backbone=backbone, fits=fits,
                               notes=notes))  # fmt: skip
 
@@ -186,7 +195,7 @@ def write_study(
         return
     curves, table = curves.of_study(study), out / "table.csv"
     fits, laws = fit_table(table, out, curves)
-    said = judge_table(table, out, curves)
+    said = judge_table(table, out, curves, brief=True)
     paths = draw_table(table, out, curves, fits=fits, title=study.name)
     caption = f"{curves.y} against {', '.join(curves.x)}; every point is a run."
     report = Report(
