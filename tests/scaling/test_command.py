@@ -161,6 +161,8 @@ def test_fit_and_plot_take_any_table(tmp_path, capsys):
         (["run", "points.csv"], "needs a recipe"),
         (["run", "cpu_demo", "--jobs", "0"], "--jobs must be at least 1"),
         (["plan", "cpu_demo", "--set", "finetoon.steps=3"], "did you mean 'finetune'"),
+        (["plan", "cpu_demo", "--max-hours", "0"], "--max-hours must be > 0, got 0"),
+        (["fit"], "fit needs a study, as cpu_demo, or a FILE.csv"),
     ],
 )
 def test_a_wrong_request_is_told_in_one_line(words, told):

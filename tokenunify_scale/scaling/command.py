@@ -60,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--rate", type=float, metavar="X", help="price of a device-hour, for the plan")
     add("--currency", default="USD", help="of the rate [USD]")
     add("--device-memory", type=float, metavar="GIB", help="of the devices that it will run on")
+    add("--device-tflops", type=float, metavar="X", help="peak of these, for times: A100 312")
     add("--dry-run", action="store_true", help="print the plan, start nothing")
     add("--watch", nargs="?", const=5.0, type=float, metavar="SECONDS", help="status: stay [5]")
     add("--slurm", action="store_true", help="submit job arrays, one a stage, in place of running")
@@ -96,6 +97,9 @@ def main(args: argparse.Namespace) -> int:
     """
     if args.jobs is not None and args.jobs < 1:
         raise ConfigError(f"--jobs must be at least 1, got {args.jobs}")
+    for name in ("max_hours", "device_memory", "device_tflops"):
+        if (value := getattr(args, name)) is not None and not value > 0:
+            raise ConfigError(f"--{name.replace('_', '-')} must be > 0, got {value:g}")
     if args.action == "power":
         return _power(args)
     if args.source is None:
@@ -192,7 +196,9 @@ def _plan(study: Study, jobs: list[Job], out: Path, args: argparse.Namespace) ->
         threads = study.threads if slots > 1 else None
         calibrate(jobs, known, out, run=partial(run_jobs, out=out, slots=slots, threads=threads))
         found = states(jobs)
-    pace, source = preview.pace_of(jobs, known, found, out, threads=study.threads, world=world)
+    pace, source = preview.pace_of(
+        jobs, known, found, out, threads=study.threads, world=world, tflops=args.device_tflops
+    )
     left = jobs
     if args.max_hours is not None:
         hours = {job.name: (pace.seconds(known[job.name]) or 0.0) / 3600 for job in jobs}

@@ -71,3 +71,8 @@ def test_a_study_ends_when_its_last_job_does_started_as_the_pool_would(tmp_path,
     # Two slots: a 0-2, c 0-3, b 2-5, d 3-5... and three: b is the last, 2-5.
     taken = {"a": 2.0, "b": 3.0, "c": 3.0, "d": 2.0}
     assert makespan(jobs, taken, slots=slots) == {1: 10, 2: 5, 3: 5}[slots] <= seconds
+
+
+def test_times_of_other_devices_are_reckoned_from_the_peak_that_is_told():
+    flops, words = assumed_flops(threads=1, world=4, tflops=312)
+    assert flops == pytest.approx(4 * 0.3 * 312e12) and "312 TFLOP/s a device" in words

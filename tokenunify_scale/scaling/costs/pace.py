@@ -79,14 +79,20 @@ class Pace:
         return cost.kind in self.known
 
 
-def assumed_flops(*, threads: int, world: int = 1) -> tuple[float, str]:
+def assumed_flops(
+    *, threads: int, world: int = 1, tflops: float | None = None
+) -> tuple[float, str]:
     """FLOP/s of a job that nothing is known of, and what they are taken from.
 
     Args:
         threads: of a job on a CPU.
         world: ranks of a training on GPUs.
+        tflops: peak TFLOP/s of a device, where the study will run on others than this machine's.
     """
     speeds = Speeds()
+    if tflops is not None:
+        words = f"{speeds.share:.0%} of {tflops:g} TFLOP/s a device"
+        return 1e12 * tflops * speeds.share * world, words
     if not torch.cuda.is_available():
         return CPU_FLOPS * threads, f"{CPU_FLOPS / 1e9:g} GFLOP/s a thread, {threads} a job"
     name = torch.cuda.get_device_name()

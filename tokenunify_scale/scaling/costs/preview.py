@@ -123,6 +123,7 @@ def pace_of(
     *,
     threads: int,
     world: int = 1,
+    tflops: float | None = None,
 ) -> tuple[Pace, str]:
     """How long jobs take by all that is known, and where that is from, in words.
 
@@ -133,12 +134,13 @@ def pace_of(
         out: folder of the study, with rates.json after a calibration.
         threads: of a job.
         world: ranks of a training.
+        tflops: as ``assumed_flops`` has it.
     """
     learned = samples(jobs, costs, states)
     short, place = read_rates(out)
     own = {(one.kind, one.work) for one in learned}
     used = [one for one in short if (one.kind, one.work) not in own]
-    flops, words = assumed_flops(threads=threads, world=world)
+    flops, words = assumed_flops(threads=threads, world=world, tflops=tflops)
     sources = [f"{len(learned)} finished runs"] if learned else []
     sources += [f"{len(used)} runs of the calibration on {place}"] if used else []
     pace = Pace(samples=[*learned, *used], assumed=flops)
