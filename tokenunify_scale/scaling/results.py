@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -158,24 +159,30 @@ def draw_paper(out: Path, backbones: Sequence[str]) -> None:
                               notes=notes))  # fmt: skip
 
 
-def write_tables(study: Study, jobs: list[Job], out: Path) -> list[collect.Row]:
-    """Tables of all rows and the ranking, printed too, and the paper's where it has one."""
+class Tables(NamedTuple):
+    """What a study measured."""
+
+    rows: list[collect.Row]
+    ranking: tables.Table
+    beside: tables.Table | None
+    """The paper's beside ours, where it has one."""
+
+
+def write_tables(study: Study, jobs: list[Job], out: Path) -> Tables:
+    """Write and print what a study measured."""
     rows = collect.collect(jobs, states(jobs))
     paths = collect.write_tables(rows, out)
     ranking = ranking_table(rows)
     paths += tables.write_table(ranking, out / "ranking")
     print(f"\n{collect.to_markdown(rows)}\n{tables.text(ranking)}")
-    beside = _beside(study, rows, jobs)
-    if beside:
+    beside = None
+    if study.name in SOURCES:
+        beside = comparison(rows, study.name, conditions=conditions(jobs))
+
         paths += tables.write_table(beside, out / "beside_paper")
         print(f"\n{tables.text(beside)}")
     _tell(paths)
-    return rows
-
-
-def _beside(study: Study, rows: list[collect.Row], jobs: list[Job]) -> tables.Table | None:
-    known = study.name in SOURCES
-    return comparison(rows, study.name, conditions=conditions(jobs)) if known else None
+    return Tables(rows, ranking, beside)
 
 
 def write_study(
@@ -190,7 +197,7 @@ def write_study(
         curves: what is fitted and drawn; by default one for each initialisation and value of axes.
         words: of the command that ran it.
     """
-    rows = write_tables(study, jobs, out)
+    rows, ranking, beside = write_tables(study, jobs, out)
     if not any(row.voi is not None for row in rows):
         return
     curves, table = curves.of_study(study), out / "table.csv"
@@ -201,10 +208,10 @@ def write_study(
     report = Report(
         title=study.name,
         rows=rows,
-        rankings=[ranking_table(rows)],
+        rankings=[ranking],
         figures={caption: out / "scaling.svg"},
         words={"Fits": laws, "Verdict": said},
-        comparison=_beside(study, rows, jobs),
+        comparison=beside,
         failures=_failures(jobs, states(jobs)),
         environments=environments(jobs),
         recipe=dump_yaml(to_dict(study)),

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tokenunify_scale.config import DataError, build
+from tokenunify_scale.scaling.grid import study
 from tokenunify_scale.scaling.grid.plan import Study, plan
 from tokenunify_scale.scaling.pages.collect import (
     COLUMNS,
@@ -164,3 +165,7 @@ def test_latex_has_the_numbers_of_markdown(jobs):
     for ours, line in zip(cells, lines, strict=True):
         set_ = [cell.strip().replace("--", "-") for cell in line.removesuffix(r" \\").split("&")]
         assert set_ == [cell.strip() for cell in ours]
+
+
+def test_no_axis_can_be_called_as_a_column_is():
+    assert {*study.MEASURED} == {*COLUMNS} - {"size", "init", "seed"}

@@ -18,7 +18,7 @@ from typing import Any
 from tokenunify_scale.scaling.costs.costs import Cost
 from tokenunify_scale.scaling.costs.pace import Sample
 from tokenunify_scale.scaling.grid.plan import Job
-from tokenunify_scale.scaling.grid.study import RANDOM, STAGES
+from tokenunify_scale.scaling.grid.study import RANDOM, STAGES, TRAINS
 from tokenunify_scale.scaling.jobs.retry import attempts
 from tokenunify_scale.scaling.jobs.states import State, states
 from tokenunify_scale.train.runlog import read_metrics, read_result, write_atomically
@@ -26,7 +26,6 @@ from tokenunify_scale.train.runlog import read_metrics, read_result, write_atomi
 FOLDER, FILE = "calibration", "rates.json"
 STEPS = 10  # of a training: as many as a fine-tuning has validations
 EVERY = 2  # steps between its lines
-TRAINS = ("pretrain", "finetune")
 Run = Callable[[list[Job]], int]
 
 

@@ -18,6 +18,7 @@ MEASURED = (  # columns of a study's table, which no axis may be called
     "parameters", "missing", "seconds", "pretrain_loss", "finetune_loss", "pretrain_crops",
     "finetune_crops", "voi", "voi_split", "voi_merge", "arand",
 )  # fmt: skip
+TRAINS = ("pretrain", "finetune")  # stages that train, and can be spread over hosts
 # What the grid tells each stage. {stage} is the folder of that stage's run in the same cell.
 # The objective of a pretraining is not here: objectives_of has it.
 STAGES: dict[str, dict[str, Any]] = {

@@ -6,13 +6,12 @@ from functools import partial
 from pathlib import Path
 
 from tokenunify_scale.scaling.grid.plan import Job, plan
-from tokenunify_scale.scaling.grid.study import Study
+from tokenunify_scale.scaling.grid.study import TRAINS, Study
 from tokenunify_scale.scaling.jobs import process
 from tokenunify_scale.scaling.jobs.pool import Command, Pool
 from tokenunify_scale.scaling.jobs.retry import STOPPED
 from tokenunify_scale.train.hostfile import read_hostfile
 
-TRAINS = ("pretrain", "finetune")  # verbs that can be spread over hosts
 LOCKED = 30.0  # seconds for the jobs of a study that was killed to end
 
 

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from tokenunify_scale.config import ConfigError, HostError
 from tokenunify_scale.scaling.grid.plan import Job
+from tokenunify_scale.scaling.grid.study import TRAINS
 from tokenunify_scale.scaling.jobs.retry import STOPPED
-from tokenunify_scale.scaling.jobs.run import TRAINS
 from tokenunify_scale.scaling.jobs.states import State
 from tokenunify_scale.scaling.jobs.task import FOLDER, JOBS
 from tokenunify_scale.train.runlog import write_atomically

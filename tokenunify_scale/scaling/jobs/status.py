@@ -13,12 +13,14 @@ from rich.table import Table
 from tokenunify_scale.config import DataError
 from tokenunify_scale.scaling.costs.preview import aligned, duration
 from tokenunify_scale.scaling.grid.plan import Job
+from tokenunify_scale.scaling.grid.study import TRAINS
 from tokenunify_scale.scaling.jobs import process
 from tokenunify_scale.scaling.jobs.retry import attempts
 from tokenunify_scale.scaling.jobs.states import STATES, State, states
 from tokenunify_scale.train.runlog import read_metrics, read_result
 
 HEADS = ("job", "state", "progress", "left", "result", "attempts")
+TICK = 0.05  # seconds: clocks of files tick, attempts are rounded, and no job fails as fast as this
 HEADLINES = ("voi", "loss")  # of a result's metrics, the first that is there
 COLOURS: Mapping[State, str] = {
     "finished": "green",
@@ -28,7 +30,6 @@ COLOURS: Mapping[State, str] = {
     "changed": "magenta",
     "queued": "dim",
 }
-TRAINS = ("pretrain", "finetune")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,7 @@ def lines_of(jobs: Sequence[Job], out: Path, *, now: float | None = None) -> lis
     """
     lock, now = out / process.LOCK, time.time() if now is None else now
     # What failed before this run of the harness, it will start again.
-    since = lock.stat().st_mtime if process.is_held(lock) else 0.0
+    since = lock.stat().st_mtime + TICK if process.is_held(lock) else 0.0
     found = states(jobs, since=since)
     return [_line(job, found[job.name], now=now) for job in jobs]
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from tokenunify_scale.config import ConfigError, DataError
 from tokenunify_scale.scaling.grid.plan import Job
+from tokenunify_scale.scaling.grid.study import TRAINS
 from tokenunify_scale.scaling.jobs.pool import Command
-from tokenunify_scale.scaling.jobs.run import TRAINS, run_jobs, verb_command
+from tokenunify_scale.scaling.jobs.run import run_jobs, verb_command
 from tokenunify_scale.train.ranks import EXPECT
 from tokenunify_scale.train.sbatch import LEAVING, WARNING
 
