@@ -97,6 +97,17 @@ def test_other_memory_layouts_and_gradients_of_any_strides_give_the_same_result(
     torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_plain_torch_takes_gradients_of_any_layout(batch):
+    (x,) = volumes((batch, 4, 3, 5, 6), 1)
+    draw = torch.Generator().manual_seed(0)
+    dy = torch.randn(x.shape, generator=draw, dtype=torch.float64)
+    expected, = torch.autograd.grad(oracle(x), x, dy)
+    for given in (dy, last(dy)):
+        found, = torch.autograd.grad(module._plain(x, None, None), x, given)
+        torch.testing.assert_close(found, expected)
+
+
 def test_without_numba_plain_torch_gives_the_same(monkeypatch):
     given = volumes((2, 5, 3, 4, 6))
     expected = value_and_gradients(instance_norm, given, activation="relu")

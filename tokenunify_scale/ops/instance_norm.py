@@ -57,6 +57,9 @@ def _has_numba() -> bool:
 
 def _plain(x: Tensor, add: Tensor | None, leak: float | None) -> Tensor:
     y = functional.instance_norm(x, eps=EPS)
+    if y.requires_grad:
+        # torch 2.13 misreads a gradient with channels last of one item (a batch of 1).
+        y.register_hook(Tensor.contiguous)
     y = y if add is None else y + add
     if leak is None:
         return y
