@@ -184,9 +184,14 @@ def _version(package: str) -> str | None:
 
 def _git_commit() -> str | None:
     """The commit of the checkout this package runs from; None when installed or without git."""
-    here = Path(__file__).resolve().parent
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"]
+    here = Path(__file__).resolve()
+    git = ["git", "-C", str(here.parent)]
     try:
+        # A package installed below some repository is no part of it.
+        tracked = [*git, "ls-files", "--error-unmatch", here.name]
+        if subprocess.run(tracked, capture_output=True, timeout=10, check=False).returncode:
+            return None
+        command = [*git, "describe", "--always", "--dirty", "--abbrev=40"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except OSError:
         return None
