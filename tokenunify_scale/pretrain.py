@@ -15,7 +15,13 @@ from tokenunify_scale.data.augment import AugmentConfig, unchanged
 from tokenunify_scale.data.stream import Stream, StreamConfig, batches
 from tokenunify_scale.models.count import cost
 from tokenunify_scale.models.emmamba import SIZES
-from tokenunify_scale.models.load import build_chosen, describe, parameters_of, strategy_of
+from tokenunify_scale.models.load import (
+    build_chosen,
+    describe,
+    parameters_of,
+    start_from,
+    strategy_of,
+)
 from tokenunify_scale.models.published import CROP
 from tokenunify_scale.models.recompute import recompute
 from tokenunify_scale.objectives import build_objective, needs_labels
@@ -24,6 +30,7 @@ from tokenunify_scale.objectives.tokenunify import TokenUnifyConfig
 from tokenunify_scale.ops import backend
 from tokenunify_scale.registry import MODELS, OBJECTIVES
 from tokenunify_scale.tokens.patches import patch_grid
+from tokenunify_scale.train.checkpoint import read_weights
 from tokenunify_scale.train.door import join, require
 from tokenunify_scale.train.held_out import HeldOut, micro_batch
 from tokenunify_scale.train.job import run_job
@@ -52,6 +59,9 @@ class Config(Training):
         default_factory=lambda: Named("emmamba_tiny", SIZES["tiny"])
     )
     """The network; --size tiny is short for --set model.name=emmamba_tiny."""
+
+    init: str = "random"
+    """Where its weights start: random, or the folder of a run, an export or an import."""
 
     objective: Annotated[Named, OBJECTIVES] = field(
         default_factory=lambda: Named("tokenunify", TokenUnifyConfig())
@@ -92,13 +102,16 @@ def plan(config: Config) -> dict[str, Any]:
     """What a run would be: parameters, weights, DeepSpeed's config, memory per rank, work.
 
     Raises:
-        ConfigError: the batch, the strategy, the crop or the objective cannot be.
+        ConfigError: the batch, the strategy, the crop or the objective cannot be, or the initial
+            weights are of another network.
+        DataError: the initial weights are missing or damaged.
     """
     crop, channels, state = _known(config)
     world, hosts = job_size(
         config.hostfile, expected=config.expect_world, started=seat_of(os.environ).size
     )
     settings, objective = _check(config, crop=crop, channels=channels, world=world)
+    given, start = _start(config, objective)
     with torch.device("meta"):
         deployed = build_chosen(config.model, in_channels=channels, out_channels=3)
     counted = cost(objective.backbone, crop=crop, in_channels=channels)
@@ -112,6 +125,7 @@ def plan(config: Config) -> dict[str, Any]:
         "model": config.model.name,
         "parameters_with_3_output_channels": f"{parameters_of(deployed):,}",
         "parameters_of_the_objective": f"{parameters_of(objective):,}, trained: {trained:,}",
+        "init": f"{config.init} ({start}), {len(given)} tensors" if start else "random",
         "crop": list(crop),
         "data": state,
         "GMAC_per_crop": round(counted.gmac, 1),
@@ -137,8 +151,8 @@ def run(config: Config) -> dict[str, Any]:
         What result.json holds.
 
     Raises:
-        ConfigError: the request cannot be.
-        DataError: shards or checkpoint are missing or damaged.
+        ConfigError: the request cannot be, or the initial weights are of another network.
+        DataError: shards, initial weights or checkpoint are missing or damaged.
         DivergedError: the loss is not finite.
         HostError: the job has other than the promised number of ranks.
     """
@@ -149,6 +163,7 @@ def run(config: Config) -> dict[str, Any]:
     held_out = _held_out(config, stream)
     world = join()
     settings, objective = _check(config, **facts, world=world.size)
+    given, start = _start(config, objective)
     return run_job(
         objective,
         partial(batches, stream, workers=config.data.workers, prefetch=config.data.prefetch),
@@ -163,7 +178,8 @@ def run(config: Config) -> dict[str, Any]:
             objective=config.objective.name,
         ),
         environment={"scan": backend.describe(world.device.type)},
-        facts={"shards": list(config.shards)},
+        facts={"shards": list(config.shards), **({"init": start} if start else {})},
+        given=given,
         held_out=held_out,
         watched=_watched(config, objective.backbone, settings, stream=stream, device=world.device),
     )
@@ -189,6 +205,20 @@ def _watched(
         name=config.out.name,
         config=to_dict(config),
     )
+
+
+def _start(config: Config, objective: nn.Module) -> tuple[dict[str, torch.Tensor], str | None]:
+    """Tensors of the objective that are given, and by what they were learned; {} and None."""
+    if config.init == "random":
+        return {}, None
+    initial, about = read_weights(config.init)
+    if about.model["name"] != config.model.name:
+        raise ConfigError(
+            f"init {config.init} holds {about.model['name']}, the network asked for is "
+            f"{config.model.name}: --set model.name={about.model['name']}"
+        )
+    transfer = start_from(objective.backbone, initial)
+    return {f"backbone.{name}": initial[name] for name in transfer.loaded}, about.objective
 
 
 def _stream(config: Config) -> Stream:
