@@ -11,10 +11,11 @@ import torch
 from tests.models.released import network
 from tokenunify_scale import load_model
 from tokenunify_scale.cli import main
-from tokenunify_scale.import_official import digest, load, read
+from tokenunify_scale.import_official import load, read
 from tokenunify_scale.models.official import to_official
 from tokenunify_scale.train.checkpoint import read_description, read_weights
 from tokenunify_scale.train.runlog import RunFolder, read_result
+from tokenunify_scale.train.sealed import file_sha256
 from tokenunify_scale.volumes.hdf5 import read_hdf5
 
 SIDES = (16, 16, 80)  # the smallest that five chunks divide at every stage
@@ -86,7 +87,7 @@ def test_the_run_says_what_it_is_and_where_it_is_from(imported, checkpoint):
     result = read_result(imported)
     assert result["verb"] == "import_official" and result["objective"] == "affinity"
     assert result["model"] == {"name": "emmamba_atto", "parameters": 477_851}
-    assert result["file"] == str(checkpoint) and result["sha256"] == digest(checkpoint)
+    assert result["file"] == str(checkpoint) and result["sha256"] == file_sha256(checkpoint)
     assert (result["depth"], result["skip_kernel"], result["epoch"]) == (2, 5, 7)
     assert result["args"] == {"lr": 1e-4, "model": "emmamba", "amp": True}
     assert result["dropped"] == {} and len(read_weights(imported)[0]) == 179

@@ -25,6 +25,7 @@ from tokenunify_scale.config import (
     to_dict,
 )
 from tokenunify_scale.flags import Parser, add_slurm_options, parser_of, request
+from tokenunify_scale.hub.settings import told
 from tokenunify_scale.train.allocator import keep_freed_memory
 from tokenunify_scale.train.leash import take_leash
 from tokenunify_scale.train.outlet import outliving_readers
@@ -174,9 +175,12 @@ def _from_volume_to_neurons(config: type, document: Document, options: argparse.
     default = next(field.default for field in dataclasses.fields(config) if field.name == "out")
     out = document.data.get("out", default)
     affinities = f"{out}/affinities"
-    segment = dataclasses.replace(document, data={**document.data, "affinities": affinities})
+    # An export tells how it was used when it was scored; what the user says wins.
+    tiling, known = told(options.model)
+    data = {**(known if "postprocess" not in document.data else {}), **document.data}
+    segment = dataclasses.replace(document, data={**data, "affinities": affinities})
     build(config, segment, where="segment")  # refused now, not after the prediction
-    predict = {"model": options.model, "volume": options.volume, "out": affinities}
+    predict = {**tiling, "model": options.model, "volume": options.volume, "out": affinities}
     _do("predict", predict, dry_run=options.dry_run)
     if not options.dry_run:
         _do("segment", segment, dry_run=False)

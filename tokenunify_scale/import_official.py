@@ -5,7 +5,6 @@ tensors and plain values; the release also has an ``argparse.Namespace``. All el
 """
 
 import argparse
-import hashlib
 import logging
 import re
 import warnings
@@ -24,6 +23,7 @@ from tokenunify_scale.models.load import describe
 from tokenunify_scale.models.official import Released, check, clean, from_official, infer
 from tokenunify_scale.train.checkpoint import save_weights
 from tokenunify_scale.train.runlog import RunFolder
+from tokenunify_scale.train.sealed import file_sha256
 
 log = logging.getLogger(__name__)
 ALLOWED = [argparse.Namespace]  # beside what torch knows to be harmless
@@ -95,7 +95,7 @@ def run(config: Config) -> dict[str, Any]:
     """
     contents = read(config.file)
     released, objective = contents.released, _objective(contents.released)
-    sha256 = digest(config.file)
+    sha256 = file_sha256(config.file)
     weights = from_official(contents.weights, released=released, file=config.file)
     folder = RunFolder.create(config.out, verb="import_official", config=to_dict(config))
     about = describe(
@@ -220,12 +220,3 @@ def _facts(found: Mapping[str, Any]) -> dict[str, Any]:
     facts = {"args": {k: v for k, v in values.items() if type(k) is str and type(v) in plain}}
     epoch = found.get("epoch")
     return {"epoch": epoch, **facts} if type(epoch) is int else facts
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    total = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            total.update(block)
-    return total.hexdigest()

@@ -86,13 +86,20 @@ class Saved:
     shards: list[Shard]
     pieces: dict[str, list[Piece]]
 
-    def atom(self, name: str) -> Atom:
-        """A parameter put together from its pieces; one that is not trained has no moments."""
+    def weight(self, name: str) -> Tensor:
+        """A parameter put together from its pieces."""
         if name in self.frozen:
             shape, parts = self.frozen[name]
-            return Atom(_join(parts, shape), {}, None)
+            return _join(parts, shape)
+        parts = [_cut(self.shards[p.rank].weights[p.group], p) for p in self.pieces[name]]
+        return _join(parts, self.shapes[name])
+
+    def atom(self, name: str) -> Atom:
+        """A parameter and what AdamW has of it; one that is not trained has no moments."""
+        weight = self.weight(name)
+        if name in self.frozen:
+            return Atom(weight, {}, None)
         parts, shape = self.pieces[name], self.shapes[name]
-        weight = _join([_cut(self.shards[p.rank].weights[p.group], p) for p in parts], shape)
         states = [self.shards[p.rank].states[p.group] for p in parts]
         if not states[0]:
             return Atom(weight, {}, None)
@@ -121,8 +128,11 @@ class Saved:
         return _refusal(self.folder, reason, stage=self.stage, world=self.world)
 
 
-def unportable(settings: Mapping[str, Any]) -> str | None:
-    """Why the checkpoints of a DeepSpeed config cannot change ranks or stage; None if they can."""
+def unportable(settings: Mapping[str, Any], *, weights_only: bool = False) -> str | None:
+    """Why the checkpoints of a DeepSpeed config cannot change ranks or stage; None if they can.
+
+    ``weights_only``: it is enough that the weights can be read, which mode bf16 keeps in fp32 too.
+    """
     zero = settings.get("zero_optimization") or {}
     for part in ("offload_optimizer", "offload_param"):
         offload = zero.get(part) or {}
@@ -133,7 +143,7 @@ def unportable(settings: Mapping[str, Any]) -> str | None:
             )
         if offload.get("super_offload") or offload.get("ratio", 1.0) != 1.0:
             return f"zero_optimization.{part} has super_offload, or a ratio other than 1"
-    for mode in ("fp16", "bf16"):
+    for mode in ("fp16",) if weights_only else ("fp16", "bf16"):
         if (settings.get(mode) or {}).get("enabled"):
             return f"{mode} keeps its weights in another form: use torch_autocast"
     for key, plain in LAYOUT.items():
@@ -142,12 +152,13 @@ def unportable(settings: Mapping[str, Any]) -> str | None:
     return None
 
 
-def read_save(folder: Path) -> Saved:
+def read_save(folder: Path, *, weights_only: bool = False) -> Saved:
     """Open a checkpoint's files and find where each parameter lies in them.
 
     Args:
         folder: one checkpoint, as DeepSpeed's ``save_checkpoint`` wrote it. Of stage 0, the state
             saved with it must hold ``ORDER``, as no file of DeepSpeed's says it.
+        weights_only: nothing else of it will be asked for.
 
     Raises:
         DataError: a file is missing, damaged or of another save, or the checkpoint is of a kind
@@ -160,8 +171,10 @@ def read_save(folder: Path) -> Saved:
         raise DataError(f"{main} is no model state of DeepSpeed 0.19: {min(lost)} is not in it")
     world, settings = model["dp_world_size"], model["ds_config"]
     stage = (settings.get("zero_optimization") or {}).get("stage", 0)
-    models, optims = file_names(stage=stage, world=world)
-    reason = unportable(settings) or _oddity(folder, model, {*models, *optims}, stage=stage)
+    bf16 = bool((settings.get("bf16") or {}).get("enabled"))
+    models, optims = file_names(stage=stage, world=world, bf16=bf16)
+    reason = unportable(settings, weights_only=weights_only)
+    reason = reason or _oddity(folder, model, {*models, *optims}, stage=stage)
     if reason:
         raise _refusal(folder, reason, stage=stage, world=world)
     everyone = [model, *(load(folder / name) for name in models[1:])]
@@ -231,7 +244,7 @@ def _open(
 def _refusal(folder: Path, reason: str, *, stage: int, world: int) -> DataError:
     return DataError(
         f"checkpoint {folder} (stage {stage}, {world} ranks) cannot be resumed at another number "
-        f"of ranks or ZeRO stage: {reason}"
+        f"of ranks or ZeRO stage, nor exported: {reason}"
     )
 
 

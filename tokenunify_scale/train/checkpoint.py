@@ -2,19 +2,28 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from tokenunify_scale.config import DataError, HostError
+from tokenunify_scale.train.sealed import verify
 
 WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"  # of weights in several files
+MODEL_TYPE = "tokenunify"  # in the config.json of an exported folder
+ROOT = "network."  # before the names of tensors there
+DTYPES = {  # by what safetensors calls them
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "I64": torch.int64, "I32": torch.int32, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
 HEADER = "tokenunify_scale"
 MEASURED = "measured"
 
@@ -76,19 +85,27 @@ def save_weights(
 
 
 def read_weights(folder: Path | str) -> tuple[dict[str, Tensor], Description]:
-    """Weights and description of a run or export folder.
+    """Weights and description of a run or an exported folder.
+
+    Args:
+        folder: with ``model.safetensors``, or several files and their index.
+
+    Returns:
+        Tensors by name, those of 16 bits in float32; and what they are of.
 
     Raises:
-        DataError: no weights there (the run has not finished), or the file is damaged or foreign.
+        DataError: no weights there (the run has not finished), or a file is missing, damaged,
+            foreign, or another than the one that was exported.
     """
-    with _open(folder) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, _describe(file, folder)
+    verify(folder)
+    with open_weights(folder) as found:
+        return {name: found.read(name) for name in found.like}, found.description
 
 
 def read_description(folder: Path | str) -> Description:
-    """The description alone; errors as ``read_weights``."""
-    with _open(folder) as file:
-        return _describe(file, folder)
+    """The description alone; errors as ``read_weights``, whose files are not all read."""
+    with open_weights(folder) as found:
+        return found.description
 
 
 def read_measured(folder: Path | str) -> dict[str, Any] | None:
@@ -97,18 +114,78 @@ def read_measured(folder: Path | str) -> dict[str, Any] | None:
     Raises:
         DataError: as ``read_weights``.
     """
-    with _open(folder) as file:
-        return json.loads((file.metadata() or {}).get(MEASURED, "null"))
+    with _open([Path(folder) / WEIGHTS]) as files:
+        return json.loads((files[0].metadata() or {}).get(MEASURED, "null"))
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of a network, on disk until they are asked for."""
+
+    description: Description
+
+    like: dict[str, Tensor]
+    """Each tensor's shape and type, on the meta device."""
+
+    read: Callable[[str], Tensor]
+    """A tensor by name, on the CPU; numbers of 16 bits as float32."""
 
 
 @contextmanager
-def _open(folder: Path | str) -> Iterator[safe_open]:
-    path = Path(folder) / WEIGHTS
-    if not path.is_file():
-        raise DataError(f"{folder}: no {WEIGHTS}: {_why_not(Path(folder))}")
+def open_weights(folder: Path | str) -> Iterator[Weights]:
+    """Weights of a run or an exported folder, one tensor at a time; errors as ``read_weights``."""
+    folder = Path(folder)
+    with _open(_files(folder)) as files:
+        places = {name.removeprefix(ROOT): (file, name) for file in files for name in file.keys()}
+
+        def read(name: str) -> Tensor:
+            file, stored = places[name]
+            return wide(file.get_tensor(stored))
+
+        def like(file: safe_open, stored: str) -> Tensor:
+            view = file.get_slice(stored)
+            dtype = DTYPES[view.get_dtype()]
+            return wide(torch.empty(view.get_shape(), dtype=dtype, device="meta"))
+
+        about = _describe(files[0], folder)
+        yield Weights(about, {name: like(*place) for name, place in places.items()}, read)
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """Numbers of 16 bits as float32; all else as it is."""
+    return tensor.float() if tensor.is_floating_point() and tensor.itemsize == 2 else tensor
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether there are weights in a folder itself, in one file or several."""
+    return (folder / WEIGHTS).is_file() or (folder / INDEX).is_file()
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files that hold the weights of a folder."""
+    whole, index = folder / WEIGHTS, folder / INDEX
+    if whole.is_file():
+        return [whole]
+    if not index.is_file():
+        raise DataError(f"{folder}: no {WEIGHTS}: {_why_not(folder)}")
     try:
-        with safe_open(str(path), framework="pt") as file:
-            yield file
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise DataError(f"{index}: damaged: no weight_map of tensors to files") from None
+    if missing := [name for name in names if not (folder / name).is_file()]:
+        raise DataError(f"{folder}: {missing[0]} is missing, which {INDEX} names: copy it again")
+    return [folder / name for name in names]
+
+
+@contextmanager
+def _open(paths: Sequence[Path]) -> Iterator[list[safe_open]]:
+    path = paths[0]
+    try:
+        with ExitStack() as stack:
+            files = []
+            for path in paths:  # noqa: B007 - which it was, for the error
+                files.append(stack.enter_context(safe_open(str(path), framework="pt")))
+            yield files
     except (SafetensorError, OSError) as error:
         raise DataError(f"{path}: damaged ({error})") from None
 
@@ -125,14 +202,48 @@ def _why_not(folder: Path) -> str:
     return "the run has not finished" + (f"; its best so far are in {folder}/best" if some else "")
 
 
-def _describe(file: safe_open, folder: Path | str) -> Description:
+def _describe(file: safe_open, folder: Path) -> Description:
+    """From the header of a file; of one that transformers saved, from config.json beside it.
+
+    Raises:
+        DataError: neither says it, or they contradict each other.
+    """
     header = (file.metadata() or {}).get(HEADER)
-    if header is None:
+    said = _config(folder)
+    if header is None and said is None:
         raise DataError(f"{folder}/{WEIGHTS}: no {HEADER!r} in its header, so not one of ours")
     try:
-        facts = json.loads(header)
-        if facts.get("offsets") is not None:
-            facts["offsets"] = tuple(map(tuple, facts["offsets"]))
-        return Description(**facts)
+        known = [description_of(facts) for facts in (header and json.loads(header), said) if facts]
     except (AttributeError, TypeError, ValueError):
         raise DataError(f"{folder}/{WEIGHTS}: its header is of another version") from None
+    if known[0] != known[-1]:
+        names = [f"{each.model.get('name')}, {each.objective}" for each in known]
+        raise DataError(
+            f"{folder}: config.json describes another network ({names[1]}) than the weights are of "
+            f"({names[0]})"
+        )
+    return known[0]
+
+
+def description_of(facts: Mapping[str, Any]) -> Description:
+    """A description from plain data, as ``asdict`` gives it or JSON has it.
+
+    Raises:
+        TypeError: something is missing; other keys are not asked for.
+    """
+    own = {f.name: facts[f.name] for f in fields(Description) if f.name in facts}
+    if own.get("offsets") is not None:
+        own["offsets"] = tuple(map(tuple, own["offsets"]))
+    return Description(**own)
+
+
+def _config(folder: Path) -> dict[str, Any] | None:
+    """The config.json of an exported folder; None where there is none."""
+    path = folder / "config.json"
+    try:
+        facts = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise DataError(f"{path}: damaged ({error})") from None
+    return facts if isinstance(facts, dict) and facts.get("model_type") == MODEL_TYPE else None

@@ -1,6 +1,7 @@
 """A training job whole: run folder, engine, loop, weights, result."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor, nn
@@ -73,7 +74,7 @@ def run_job(
         config.out,
         verb=verb,
         config=to_dict(config),
-        environment={"world": world.size, **environment},
+        environment={"world": world.size, "weights": asdict(about), **environment},
         rank=world.rank,
         changeable=CHANGEABLE,
     )

@@ -64,10 +64,10 @@ def load(path: Path) -> dict[str, Any]:
     return content
 
 
-def file_names(*, stage: int, world: int) -> tuple[list[str], list[str]]:
-    """Names of a checkpoint's model states and optimizer states, rank by rank."""
+def file_names(*, stage: int, world: int, bf16: bool = False) -> tuple[list[str], list[str]]:
+    """Names of a checkpoint's model states and optimizer states, rank by rank; by mode ``bf16``."""
     ranks = [f"zero_pp_rank_{rank}_mp_rank_00" for rank in range(world)]
-    optims = [f"{rank}_optim_states.pt" for rank in ranks] if stage else []
+    optims = [f"{'bf16_' * bf16}{rank}_optim_states.pt" for rank in ranks] if stage else []
     if stage == 3:
         return [f"{rank}_model_states.pt" for rank in ranks], optims
     return ["mp_rank_00_model_states.pt"], optims

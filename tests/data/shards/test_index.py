@@ -5,7 +5,8 @@ import json
 import pytest
 
 from tokenunify_scale.config import DataError
-from tokenunify_scale.data.shards.index import file_sha256, padded, read_index
+from tokenunify_scale.data.shards.index import padded, read_index
+from tokenunify_scale.train.sealed import file_sha256
 
 DIGEST = "0" * 64
 GOOD = {

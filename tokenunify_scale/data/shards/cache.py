@@ -19,7 +19,7 @@ from threading import Lock, Thread, main_thread
 from weakref import ref
 
 from tokenunify_scale.config import ConfigError, DataError, HostError
-from tokenunify_scale.data.shards.index import file_sha256
+from tokenunify_scale.train.sealed import file_sha256
 from tokenunify_scale.volumes import store
 
 CONTENT = re.compile(r"([0-9a-f]{64})\.(tar|part|lock)")

@@ -1,6 +1,5 @@
 """index.json of a shard folder: which tars there are, and where in them each sample lies."""
 
-import hashlib
 import json
 import math
 import re
@@ -60,15 +59,6 @@ class Index:
 def padded(size: int, unit: int = BLOCK) -> int:
     """``size`` rounded up to whole units."""
     return -(-size // unit) * unit
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
-    return digest.hexdigest()
 
 
 def read_index(path: Path) -> Index:

@@ -21,7 +21,6 @@ from tokenunify_scale.data.shards.index import (
     Index,
     Sample,
     Shard,
-    file_sha256,
     load,
     padded,
     read_index,
@@ -30,6 +29,7 @@ from tokenunify_scale.data.shards.reader import open_shards
 from tokenunify_scale.data.shards.target import disk_errors
 from tokenunify_scale.data.team import Team
 from tokenunify_scale.train.runlog import write_atomically
+from tokenunify_scale.train.sealed import file_sha256
 
 
 def finished(folder: str | Path, *, request: dict) -> Index | None:

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tokenunify_scale.config import DataError
-from tokenunify_scale.data.shards.index import INDEX, PARTIAL, Index, Shard, file_sha256, read_index
+from tokenunify_scale.data.shards.index import INDEX, PARTIAL, Index, Shard, read_index
 from tokenunify_scale.data.shards.reader import ShardSet
 from tokenunify_scale.data.team import Team
+from tokenunify_scale.train.sealed import file_sha256
 
 SHOWN = 3
 """Samples of a tar that are named one by one."""

@@ -1,0 +1,1 @@
+"""Sources of the code that travels with an exported model; never imported by the package."""
