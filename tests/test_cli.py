@@ -1,5 +1,6 @@
 import pytest
 
+from tokenunify_scale import cli
 from tokenunify_scale.cli import VERBS, main
 
 
@@ -122,3 +123,36 @@ def test_segment_with_a_model_refuses_its_own_mistakes_before_it_predicts(capsys
     assert call(capsys, *words[:3])[0] == 2
     assert call(capsys, *words, "--affinities", "a")[0] == 2
     assert not (tmp_path / "out").exists()
+
+
+def test_segment_takes_an_exports_settings_and_what_is_said_goes_over_them(
+    exported_settings, demo, capsys
+):
+    def planned(*more):
+        volume = f"{demo / 'volume' / 'synthetic.h5'}:raw"
+        words = ["--model", exported_settings, "--volume", volume, "--dry-run", *more]
+        seen = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cli, "build", lambda config, document, where: seen.append(document))
+            patch.setattr(cli, "_do", lambda verb, request, dry_run: seen.append(request))
+            assert main("segment", [str(word) for word in words]) == 0
+        segment, predict = seen
+        return segment.data, predict
+
+    segment, predict = planned()
+    known = {"name": "waterz", "threshold": 0.3, "scoring": "q75"}
+    assert segment["postprocess"] == known and segment["min_size"] == 9
+    assert predict["tile"] == [8, 32, 32]
+    segment, _ = planned("--set", "postprocess.threshold=0.4", "--min-size", 0)
+    assert segment["postprocess"] == {**known, "threshold": 0.4} and segment["min_size"] == 0
+    segment, _ = planned("--set", "postprocess.name=multicut")
+    assert segment["postprocess"] == {"name": "multicut"} and "min_size" not in segment
+
+
+@pytest.fixture
+def exported_settings(tmp_path):
+    """A folder that tells how it was used."""
+    (tmp_path / "preprocessor_config.json").write_text('{"axes": "bczyx", "tile": [8, 32, 32]}')
+    text = '{"name": "waterz", "threshold": 0.3, "scoring": "q75", "min_size": 9}'
+    (tmp_path / "postprocessor_config.json").write_text(text)
+    return tmp_path

@@ -175,10 +175,9 @@ def _from_volume_to_neurons(config: type, document: Document, options: argparse.
     default = next(field.default for field in dataclasses.fields(config) if field.name == "out")
     out = document.data.get("out", default)
     affinities = f"{out}/affinities"
-    # An export tells how it was used when it was scored; what the user says wins.
     tiling, known = told(options.model)
-    data = {**(known if "postprocess" not in document.data else {}), **document.data}
-    segment = dataclasses.replace(document, data={**data, "affinities": affinities})
+    data = {**_over(known, document.data), "affinities": affinities}
+    segment = dataclasses.replace(document, data=data)
     build(config, segment, where="segment")  # refused now, not after the prediction
     predict = {**tiling, "model": options.model, "volume": options.volume, "out": affinities}
     _do("predict", predict, dry_run=options.dry_run)
@@ -186,6 +185,14 @@ def _from_volume_to_neurons(config: type, document: Document, options: argparse.
         _do("segment", segment, dry_run=False)
         pictures = {"segmentation": str(out), "affinities": affinities, "raw": options.volume}
         _do("evaluate", {**pictures, "out": f"{out}/pictures"}, dry_run=False)
+
+
+def _over(known: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+    """How an exported model was used when it was scored, with what the user says over it."""
+    before, now = known.get("postprocess", {}), asked.get("postprocess", {})
+    if now.get("name", before.get("name")) != before.get("name"):
+        return asked  # settings of another post-processing
+    return {**known, **asked, **({"postprocess": {**before, **now}} if before or now else {})}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Write a run as a Hugging Face folder: weights, code, settings and card, and check it."""
 
 import json
+import logging
 import resource
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from tokenunify_scale.data.affinities import NEAREST
 from tokenunify_scale.hub.code import CONFIGURATION, MODELING, code_of
 from tokenunify_scale.hub.probe import compare
 from tokenunify_scale.hub.push import push, require
-from tokenunify_scale.hub.settings import POSTPROCESSOR, PREPROCESSOR, used
+from tokenunify_scale.hub.settings import POSTPROCESSOR, PREPROCESSOR, scored_model, used
 from tokenunify_scale.hub.source import Origin, open_source, tag_of_export
 from tokenunify_scale.hub.writer import write_weights
 from tokenunify_scale.model_card import SCORES, card
@@ -23,6 +24,7 @@ from tokenunify_scale.train.checkpoint import HEADER, MODEL_TYPE, ROOT, Descript
 from tokenunify_scale.train.runlog import RunFolder, read_result, write_atomically
 from tokenunify_scale.train.sealed import SUMS, sums_text
 
+log = logging.getLogger(__name__)
 TOLD = 3  # names of what an evaluation has in place of scores
 GB = 10**9
 MIB = 2**20
@@ -224,6 +226,10 @@ def _look(config: Config) -> Origin:
     if config.run is None:
         return Origin(model=to_dict(config.model), seed=config.seed)
     tag = tag_of_export(config.run, config.checkpoint)
+    for folder in config.evaluation:
+        model = scored_model(folder)
+        if model and model.resolve() != config.run.resolve():
+            log.warning("%s scored what %s predicts, not %s", folder, model, config.run)
     return Origin(run=str(config.run.resolve()), tag=tag)
 
 

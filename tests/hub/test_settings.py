@@ -3,7 +3,7 @@ import json
 import pytest
 
 from tokenunify_scale.config import DataError, dump_yaml
-from tokenunify_scale.hub.settings import POSTPROCESSOR, PREPROCESSOR, told, used
+from tokenunify_scale.hub.settings import POSTPROCESSOR, PREPROCESSOR, scored_model, told, used
 
 
 @pytest.fixture
@@ -21,7 +21,9 @@ def study(tmp_path):
         "min_size": 50,
         "dissolve": "nearest",
     }
-    prediction = {"tile": [8, 32, 32], "overlap": None, "tta": "none"}
+    (tmp_path / "model").mkdir()
+    prediction = {"model": str(tmp_path / "model"), "tile": [8, 32, 32], "overlap": None}
+    prediction["tta"] = "none"
     write("predict", "config.yaml", dump_yaml(prediction))
     write("segment", "config.yaml", dump_yaml(segmentation))
 
@@ -68,3 +70,10 @@ def test_a_run_tells_nothing_and_a_damaged_file_is_named(tmp_path):
     (tmp_path / POSTPROCESSOR).write_text("{")
     with pytest.raises(DataError, match=f"{POSTPROCESSOR}: damaged"):
         told(tmp_path)
+
+
+def test_the_model_that_was_scored_is_known_as_long_as_it_is_there(study, tmp_path):
+    folder = study("segmentation")
+    assert scored_model(folder) == tmp_path / "model"
+    (tmp_path / "model").rmdir()
+    assert scored_model(folder) is None

@@ -21,7 +21,7 @@ from tokenunify_scale.hub.bundle import ROOT
 from tokenunify_scale.hub.source import Origin, open_source
 from tokenunify_scale.models.load import build_described
 
-PROBE = (16, 32, 64)  # voxels, at least, of the crop
+PROBE = (16, 32, 32)  # voxels, at least, of the crop
 PREDICTION, FEATURES = 1e-5, 1e-4
 """How far maps may be apart, as a share of their length. Kernels add up in different orders, and
 norms over the few voxels of the coarsest maps make much of that: 5e-5 with the release's habits."""

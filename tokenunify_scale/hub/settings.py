@@ -24,18 +24,31 @@ def used(evaluation: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         post-processing, with the threshold that was scored, for ``POSTPROCESSOR``. Each {} where
         nothing is known.
     """
-    result = read_result(evaluation) or {}
+    result, segment, predict = _chain(evaluation)
     before = {"voxel_size": result["voxel_size"]} if result.get("voxel_size") else {}
-    path, _, dataset = str(result.get("segmentation", "")).rpartition(":")
-    segment = _config(Path(path).parent) if path else {}
     if "postprocess" not in segment:
         return before, {}
     after = dict(segment["postprocess"])
+    dataset = str(result["segmentation"]).rpartition(":")[2]
     after["threshold"] = _threshold(after.get("threshold"), dataset)
     after |= {key: segment[key] for key in BESIDE if key in segment}
-    predict = _config(Path(str(segment.get("affinities", "")).partition(":")[0]))
     before |= {key: predict[key] for key in TILING if predict.get(key) is not None}
     return before, {key: value for key, value in after.items() if value is not None}
+
+
+def scored_model(evaluation: Path) -> Path | None:
+    """Whose predictions were segmented and scored; None where that is not known any more."""
+    model = _chain(evaluation)[2].get("model")
+    return Path(model) if model and Path(model).is_dir() else None
+
+
+def _chain(evaluation: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Result of an evaluation, and configs of what it scored and of what that was made from."""
+    result = read_result(evaluation) or {}
+    path = str(result.get("segmentation", "")).rpartition(":")[0]
+    segment = _config(Path(path).parent) if path else {}
+    affinities = str(segment.get("affinities", "")).partition(":")[0]
+    return result, segment, _config(Path(affinities)) if affinities else {}
 
 
 def told(folder: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -54,7 +54,7 @@ class Origin:
 
 
 BACKBONE = "backbone."  # before the network's names in an objective's
-KEPT = 64 * 2**20  # bytes of a checkpoint that stay in memory after they were read
+KEPT = 8 * 2**20  # bytes of a checkpoint that stay in memory after they were read
 FREE = getattr(mmap, "MADV_DONTNEED", None)
 
 
