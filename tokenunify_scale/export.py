@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 import torch
 
-from tokenunify_scale.config import ConfigError, DataError, Named, load_yaml, to_dict
-from tokenunify_scale.data.affinities import NEAREST
-from tokenunify_scale.hub.code import CONFIGURATION, MODELING, code_of
+from tokenunify_scale.config import ConfigError, DataError, Named, to_dict
+from tokenunify_scale.hub.code import code_of
+from tokenunify_scale.hub.configs import config_json, preprocessing
 from tokenunify_scale.hub.probe import compare
 from tokenunify_scale.hub.push import push, require
 from tokenunify_scale.hub.settings import POSTPROCESSOR, PREPROCESSOR, scored_model, used
@@ -20,7 +20,7 @@ from tokenunify_scale.hub.writer import write_weights
 from tokenunify_scale.model_card import SCORES, card
 from tokenunify_scale.models.load import build_described, parameters_of
 from tokenunify_scale.registry import MODELS
-from tokenunify_scale.train.checkpoint import HEADER, MODEL_TYPE, ROOT, Description, Weights
+from tokenunify_scale.train.checkpoint import HEADER, ROOT, Description, Weights
 from tokenunify_scale.train.runlog import RunFolder, read_result, write_atomically
 from tokenunify_scale.train.sealed import SUMS, sums_text
 
@@ -154,7 +154,7 @@ def _texts(config: Config, about: Description, *, tag: str | None) -> dict[str, 
     """All files of the folder but the weights and their sums, by name."""
     before, after = used(config.evaluation[0]) if config.evaluation else ({}, {})
     return {
-        "config.json": _json(hub_config(about, config)),
+        "config.json": _json(config_json(about, dtype=config.dtype, run=config.run)),
         PREPROCESSOR: _json({**preprocessing(about), **before}),
         **({POSTPROCESSOR: _json(after)} if after else {}),
         **code_of(about.model["name"]),
@@ -169,53 +169,6 @@ def _texts(config: Config, about: Description, *, tag: str | None) -> dict[str, 
             postprocessing=after or None,
         ),
     }
-
-
-def hub_config(about: Description, config: Config) -> dict[str, Any]:
-    """The content of config.json.
-
-    Args:
-        about: the weights.
-        config: of the export.
-
-    Returns:
-        Architecture, channels, what comes out, and the margin (z, y, x) in voxels by which the
-        prediction is smaller on either side.
-    """
-    network = MODELS.get(about.model["name"]).factory
-    return {
-        "model_type": MODEL_TYPE,
-        "architectures": ["TokenUnifyModel"],
-        "auto_map": {
-            "AutoConfig": f"{CONFIGURATION}.TokenUnifyConfig",
-            "AutoModel": f"{MODELING}.TokenUnifyModel",
-        },
-        "dtype": config.dtype,
-        **asdict(about),
-        "margin": network.margin,
-        "output": _output(about, config.run),
-    }
-
-
-def preprocessing(about: Description) -> dict[str, Any]:
-    """How a volume becomes the input, for ``PREPROCESSOR``."""
-    return {
-        "axes": "bczyx",
-        "in_channels": about.in_channels,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "range": [0, 1],
-    }
-
-
-def _output(about: Description, run: Path | None) -> dict[str, Any]:
-    """What the channels of a prediction are."""
-    if about.objective == "affinity":
-        offsets = [list(offset) for offset in about.offsets or NEAREST]
-        return {"kind": "affinities", "offsets": offsets, "edge": "(p, p - offset)"}
-    settings = load_yaml(run / "config.yaml") if run and (run / "config.yaml").is_file() else {}
-    targets = (settings.get("objective") or {}).get("targets")
-    return {"kind": "intensities", **({"targets": targets} if targets else {})}
 
 
 def _look(config: Config) -> Origin:

@@ -2,8 +2,9 @@ import ast
 
 import pytest
 
-from tokenunify_scale.hub import bundle as module
-from tokenunify_scale.hub.bundle import Place, bundle
+from tokenunify_scale.hub import definitions
+from tokenunify_scale.hub.bundle import bundle
+from tokenunify_scale.hub.definitions import Place
 
 SHAPES = '''
 """Shapes."""
@@ -57,10 +58,10 @@ def sources(tmp_path, monkeypatch):
     texts = {"shapes": SHAPES, "user": USER, "kernels": KERNELS, "part": PART}
     for name, text in texts.items():
         (tmp_path / f"{name}.py").write_text(text.lstrip("\n"))
-    monkeypatch.setattr(module, "ROOT", tmp_path)
-    module.read.cache_clear()
+    monkeypatch.setattr(definitions, "ROOT", tmp_path)
+    definitions.read.cache_clear()
     yield tmp_path
-    module.read.cache_clear()
+    definitions.read.cache_clear()
 
 
 def made(**words):

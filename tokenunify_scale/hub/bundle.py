@@ -9,34 +9,10 @@ import ast
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
-from pathlib import Path
-from typing import NamedTuple
 
-PACKAGE = "tokenunify_scale"
-ROOT = Path(__file__).resolve().parents[1]
+from tokenunify_scale.hub.definitions import PACKAGE, Place, read, source, used
+
 VAGUE = {"forward", "backward"}  # names that say nothing outside their module
-
-
-class Place(NamedTuple):
-    """A name at the top level of a module."""
-
-    module: str
-    name: str
-
-
-class Found(NamedTuple):
-    """What a module defines and imports, by name."""
-
-    lines: list[str]
-    defined: dict[str, list[ast.stmt]]
-    """The statements of each definition, such as a constant and the text below it."""
-
-    taken: dict[str, Place]
-    """Imports from this package."""
-
-    foreign: dict[str, tuple[str, str | None]]
-    """Other imports: module, and the name in it, or None for the module itself."""
 
 
 def bundle(
@@ -64,68 +40,30 @@ def bundle(
     names = _names(order)
     order = [p for p in order if p == _first_alike(p, order)]
     names |= {_resolve(place, exchange): name for name, place in roots.items()}
-    modules = _in_order(order, exchange)
     foreign: set[tuple[str, str | None, str]] = set()
     sections = []
-    for module in modules:
-        found = read(module)
-        wanted = [place.name for place in order if place.module == module]
-        texts: dict[int, str] = {}
-        for name in wanted:
-            for statement in found.defined[name]:
-                used = _used(statement)
-                known = {n: _resolve(Place(module, n), exchange) for n in used | {name}}
+    for module in _in_order(order, exchange):
+        texts = {0: f"# From {module.replace('.', '/')}.py."}
+        for name in (place.name for place in order if place.module == module):
+            for statement in read(module).defined[name]:
+                mentioned = used(statement) | {name}
+                known = {n: _resolve(Place(module, n), exchange) for n in mentioned}
                 renamed = {n: names[p] for n, p in known.items() if p in names and names[p] != n}
-                texts[statement.lineno] = _text(found.lines, statement, renamed)
-                foreign |= {(*found.foreign[n], n) for n in used if n in found.foreign}
-                siblings = {n: known[n] for n in used if known[n].module in beside}
-                foreign |= {(beside[p.module], p.name, n) for n, p in siblings.items()}
-        texts[0] = f"# From {module.replace('.', '/')}.py."
-        # Two empty lines around functions and classes, none between constants.
-        spaced = (f"\n\n{t}\n\n" if "\n    " in t else t for _, t in sorted(texts.items()))
-        sections.append(re.sub(r"\n{4,}", "\n\n\n", "\n".join(spaced)).strip("\n"))
+                texts[statement.lineno] = _text(read(module).lines, statement, renamed)
+                imported = read(module).foreign
+                foreign |= {(*imported[n], n) for n in mentioned if n in imported}
+                foreign |= {
+                    (beside[p.module], p.name, n) for n, p in known.items() if p.module in beside
+                }
+        sections.append(_joined(texts))
     head = f'"""{heading}"""\n\n{_imports(foreign)}'
     return "\n\n\n".join([head, *sections]) + "\n"
 
 
-@cache
-def read(module: str) -> Found:
-    """The top level of one of this package's modules."""
-    path = ROOT.joinpath(*module.split(".")[1:])
-    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    text = path.read_text(encoding="utf-8")
-    found = Found(text.splitlines(), {}, {}, {})
-    names: list[str] = []
-    for statement in ast.parse(text).body:
-        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-            for name in names:  # a text below a constant
-                found.defined[name].append(statement)
-            continue
-        names = _defines(statement)
-        for name in names:
-            found.defined.setdefault(name, []).append(statement)
-        if isinstance(statement, ast.ImportFrom) and statement.module.split(".")[0] == PACKAGE:
-            for alias in statement.names:
-                place = Place(statement.module, alias.name)
-                found.taken[alias.asname or alias.name] = place
-        elif isinstance(statement, ast.ImportFrom):
-            for alias in statement.names:
-                found.foreign[alias.asname or alias.name] = statement.module, alias.name
-        elif isinstance(statement, ast.Import):
-            for alias in statement.names:
-                top = alias.asname or alias.name.split(".")[0]
-                found.foreign[top] = alias.name if alias.asname else top, None
-    return found
-
-
-def _defines(statement: ast.stmt) -> list[str]:
-    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
-        return [statement.name]
-    targets = getattr(statement, "targets", [getattr(statement, "target", None)])
-    if not isinstance(statement, ast.Assign | ast.AnnAssign):
-        return []
-    nodes = (node for target in targets for node in ast.walk(target))
-    return [node.id for node in nodes if isinstance(node, ast.Name)]
+def _joined(texts: Mapping[int, str]) -> str:
+    """Texts in order: two empty lines around functions and classes, none between constants."""
+    spaced = (f"\n\n{t}\n\n" if "\n    " in t else t for _, t in sorted(texts.items()))
+    return re.sub(r"\n{4,}", "\n\n\n", "\n".join(spaced)).strip("\n")
 
 
 def _resolve(place: Place, exchange: Mapping[Place, Place]) -> Place:
@@ -155,7 +93,7 @@ def _collect(
         pending.add(place)
         for statement in found.defined[place.name]:
             _refuse_late_imports(place, statement)
-            for name in sorted(_used(statement)):
+            for name in sorted(used(statement)):
                 if name in found.defined or name in found.taken:
                     visit(_resolve(Place(place.module, name), exchange))
         order.append(place)
@@ -169,17 +107,12 @@ def _refuse_late_imports(place: Place, statement: ast.stmt) -> None:
             raise ValueError(f"{place.module}.{place.name} imports {node.module} when it is called")
 
 
-def _used(statement: ast.stmt) -> set[str]:
-    return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
-
-
 def _in_order(order: Sequence[Place], exchange: Mapping[Place, Place]) -> list[str]:
     """Modules, each behind those that it needs, as far as they do not need each other."""
     needs: dict[str, set[str]] = {}
     for place in order:
-        found = read(place.module)
-        used = set().union(*map(_used, found.defined[place.name]))
-        places = {_resolve(Place(place.module, name), exchange) for name in used}
+        mentioned = set().union(*map(used, read(place.module).defined[place.name]))
+        places = {_resolve(Place(place.module, name), exchange) for name in mentioned}
         places = {_first_alike(each, order) for each in places}
         needs.setdefault(place.module, set()).update(each.module for each in places)
     done: list[str] = []
@@ -199,14 +132,8 @@ def _in_order(order: Sequence[Place], exchange: Mapping[Place, Place]) -> list[s
 
 def _first_alike(place: Place, order: Sequence[Place]) -> Place:
     """The first definition of this name with the same text."""
-    same = (p for p in order if p.name == place.name and _source(p) == _source(place))
+    same = (p for p in order if p.name == place.name and source(p) == source(place))
     return next(same, place)
-
-
-def _source(place: Place) -> str:
-    found = read(place.module)
-    spans = ((s.lineno - 1, s.end_lineno) for s in found.defined.get(place.name, ()))
-    return "\n".join(line for start, end in spans for line in found.lines[start:end])
 
 
 def _names(order: Sequence[Place]) -> dict[Place, str]:
@@ -215,7 +142,7 @@ def _names(order: Sequence[Place]) -> dict[Place, str]:
     for place in order:
         stem = place.module.rpartition(".")[2]
         hidden, plain = "_" * place.name.startswith("_"), place.name.lstrip("_")
-        often = {_source(other) for other in order if other.name == place.name}
+        often = {source(other) for other in order if other.name == place.name}
         clear = len(often) == 1 and place.name not in VAGUE
         names[place] = place.name if clear else f"{hidden}{stem}_{plain}"
     return names

@@ -2,7 +2,8 @@
 
 import ast
 
-from tokenunify_scale.hub.bundle import Place, bundle, read
+from tokenunify_scale.hub.bundle import bundle
+from tokenunify_scale.hub.definitions import Place, read
 from tokenunify_scale.registry import MODELS
 
 PARTS = "tokenunify_scale.hub.parts"

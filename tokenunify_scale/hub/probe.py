@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from tokenunify_scale.config import DataError
-from tokenunify_scale.hub.bundle import ROOT
+from tokenunify_scale.hub.definitions import ROOT
 from tokenunify_scale.hub.source import Origin, open_source
 from tokenunify_scale.models.load import build_described
 
