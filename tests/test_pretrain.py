@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from tokenunify_scale import load_model
+from tokenunify_scale.cli import main
 from tokenunify_scale.config import ConfigError, build, load_yaml
 from tokenunify_scale.pretrain import Config, plan
+from tokenunify_scale.train.checkpoint import read_weights
 from tokenunify_scale.train.hold import HELD
 from tokenunify_scale.train.runlog import read_metrics, read_result
 
@@ -139,3 +141,21 @@ def test_measuring_leaves_a_teachers_network_in_parts(demo, tmp_path, tokenunify
         assert done.returncode == 0, done.stderr
     records = read_metrics(tmp_path / "measured")
     assert [r["loss"] for r in records if "loss" in r] == losses(tmp_path / "plain")
+
+
+def test_it_starts_from_another_runs_network(pretrained, demo, tmp_path, tokenunify):
+    words = ["--init", pretrained, "--shards", demo / "shards", "--size", "atto", "--steps", 1,
+             "--global-batch", 1, "--log-every", 1, "--out", tmp_path / "run"]  # fmt: skip
+    words += ["--set", "objective.name=mae", "--set", "objective.patch=[4,8,8]"]
+    done = tokenunify("pretrain", *words, "--set", "optim.lr=1e-12")
+    assert done.returncode == 0, done.stderr
+    assert read_result(tmp_path / "run")["init"] == "tokenunify"
+    weights, before = read_weights(tmp_path / "run")[0], read_weights(pretrained)[0]
+    assert all((weights[name] - before[name]).abs().max() < 1e-6 for name in before)
+
+
+def test_initial_weights_of_another_network_are_refused(pretrained, demo, capsys):
+    words = ["--init", pretrained, "--shards", demo / "shards", "--size", "femto", "--dry-run"]
+    assert main("pretrain", [str(word) for word in words]) == 2
+    told = f"init {pretrained} holds emmamba_atto, the network asked for is emmamba_femto"
+    assert told in capsys.readouterr().err
