@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -71,6 +72,15 @@ def test_a_folder_without_checkpoints_has_none_to_name(tmp_path):
         tag_of_export(tmp_path, "latest")
     with pytest.raises(DataError, match="no checkpoint 'step-3'; there: none"):
         tag_of_export(tmp_path, "step-3")
+
+
+def test_a_damaged_checkpoint_is_not_exported(pretrained, tmp_path):
+    shutil.copytree(pretrained, tmp_path / "run")
+    tag = tag_of_export(tmp_path / "run", "latest")
+    assert tag_of_export(tmp_path / "run", tag) == tag
+    next((tmp_path / "run" / "checkpoints" / tag).glob("*.pt")).write_bytes(b"short")
+    with pytest.raises(DataError, match=f"checkpoint {tag} is not whole: .*pt"):
+        tag_of_export(tmp_path / "run", tag)
 
 
 def test_fresh_weights_are_those_of_the_seed():

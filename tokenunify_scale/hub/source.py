@@ -27,7 +27,12 @@ from tokenunify_scale.train.checkpoint import (
     wide,
 )
 from tokenunify_scale.train.construct import materialise
+from tokenunify_scale.train.manifest import damage
 from tokenunify_scale.train.saves import CHECKPOINTS, candidates, choose
+
+BACKBONE = "backbone."  # before the network's names in an objective's
+KEPT = 8 * 2**20  # bytes of a checkpoint that stay in memory after they were read
+FREE = getattr(mmap, "MADV_DONTNEED", None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +58,6 @@ class Origin:
         return f"checkpoint {self.tag} of {self.run}" if self.tag else f"what {self.run} ends with"
 
 
-BACKBONE = "backbone."  # before the network's names in an objective's
-KEPT = 8 * 2**20  # bytes of a checkpoint that stay in memory after they were read
-FREE = getattr(mmap, "MADV_DONTNEED", None)
-
-
 def tag_of_export(run: Path, checkpoint: str | None) -> str | None:
     """Which checkpoint is exported; None for the weights with which the run finished.
 
@@ -79,6 +79,8 @@ def tag_of_export(run: Path, checkpoint: str | None) -> str | None:
     if checkpoint not in tags:
         there = ", ".join(tags) or "none"
         raise DataError(f"{run}: no checkpoint {checkpoint!r}; there: {there}")
+    if fault := damage(run / CHECKPOINTS / checkpoint):
+        raise DataError(f"{run}: checkpoint {checkpoint} is not whole: {fault}")
     return checkpoint
 
 
