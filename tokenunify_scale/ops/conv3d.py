@@ -98,6 +98,10 @@ def conv3d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: Tri
         return _planes(x, weight, bias, stride[1:], padding[1:])
     if form == "halves":
         return _halves(channels_last(x), weight, bias, padding)
+    if x.shape[2] < weight.shape[2] and padding[0]:
+        # Of fewer sections than the kernel has, padded by itself, oneDNN leaves part of a bfloat16
+        # weight's gradient unwritten (torch 2.13, Zen 4).
+        x, padding = functional.pad(x, (0, 0, 0, 0, padding[0], padding[0])), (0, *padding[1:])
     return channels_last(functional.conv3d(channels_last(x), weight, bias, stride, padding))
 
 
