@@ -125,7 +125,10 @@ def compose(
         if (fit := fits.get(curve.group)) is not None
         and (heights := draw_fit(axes, curve, fit, log=scale != "linear", thick=thick)) is not None
     }
-    limit(axes, [*own, *others], fitted.values(), scale=scale)
+    # A curve that is not identified may go anywhere between and beyond its points.
+    sure = {curve.label for curve in own if curve.label in fitted and fits[curve.group].identified}
+    heights = (heights for label, heights in fitted.items() if label in sure)
+    limit(axes, [*own, *others], heights, scale=scale)
     dress(axes, page.sizes.tick)
     drawn = [curve for curve in own if curve.label in fitted]
     foot = [*_foot(fits, drawn, shaded=bool(axes.collections)), *notes]

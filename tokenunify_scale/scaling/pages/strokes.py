@@ -70,7 +70,7 @@ def draw_fit(axes: "Axes", curve: Curve, fit: Fit, *, log: bool, thick: float) -
 def limit(
     axes: "Axes", drawn: Sequence[Curve], fitted: Iterable[np.ndarray], *, scale: Scale
 ) -> None:
-    """Axes about the points and the fitted curves; bands may go beyond."""
+    """Axes about the points and some fitted curves; others and bands may go beyond."""
     if scale != "linear":
         axes.set_xscale("log")
     if scale == "loglog":
