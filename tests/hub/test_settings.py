@@ -28,7 +28,7 @@ def study(tmp_path):
     write("segment", "config.yaml", dump_yaml(segmentation))
 
     def evaluation(dataset):
-        scored = f"{tmp_path / 'segment'}/segmentation.h5:{dataset}"
+        scored = f"{tmp_path / 'segment'}" + (f"/segmentation.h5:{dataset}" if dataset else "")
         facts = {"verb": "evaluate", "segmentation": scored, "voxel_size": [35.0, 8.0, 8.0]}
         write("evaluate", "result.json", json.dumps(facts))
         return tmp_path / "evaluate"
@@ -36,7 +36,9 @@ def study(tmp_path):
     return evaluation
 
 
-@pytest.mark.parametrize("dataset, threshold", [("segmentation", 0.6), ("segmentation_0.3", 0.3)])
+@pytest.mark.parametrize(
+    "dataset, threshold", [("", 0.6), ("segmentation", 0.6), ("segmentation_0.3", 0.3)]
+)
 def test_the_threshold_that_was_scored_and_the_tiles_are_told(study, dataset, threshold):
     before, after = used(study(dataset))
     assert after == {

@@ -45,8 +45,9 @@ def scored_model(evaluation: Path) -> Path | None:
 def _chain(evaluation: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Result of an evaluation, and configs of what it scored and of what that was made from."""
     result = read_result(evaluation) or {}
-    path = str(result.get("segmentation", "")).rpartition(":")[0]
-    segment = _config(Path(path).parent) if path else {}
+    spec = str(result.get("segmentation", ""))  # a segment folder, or FILE:DATASET in one
+    path = Path(spec if Path(spec).is_dir() else spec.rpartition(":")[0])
+    segment = _config(path) if spec else {}
     affinities = str(segment.get("affinities", "")).partition(":")[0]
     return result, segment, _config(Path(affinities)) if affinities else {}
 
