@@ -68,7 +68,8 @@ def test_the_folder_has_what_the_hub_expects(exported):
 
 def test_it_was_checked_in_fresh_processes_without_this_package(exported):
     metrics = json.loads((exported / "result.json").read_text())["metrics"]
-    assert metrics["largest_difference"] <= 1e-5 and metrics["maps"] == 5
+    assert metrics["largest_difference"] <= 1e-5 and metrics["features_apart"] <= 1e-5
+    assert metrics["maps"] == 5
     assert metrics["parameters"] == 477_851 and metrics["rounding"] == 0
 
 
@@ -208,7 +209,7 @@ def test_what_was_spoilt_is_told_in_one_line(sharded, spoil, auto, demo, tmp_pat
 
 def test_what_does_not_compute_the_same_fails_and_is_kept(finetuned, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
-    monkeypatch.setattr("tokenunify_scale.hub.probe.PREDICTION", -1.0)
+    monkeypatch.setattr("tokenunify_scale.hub.probe.TOLERANCE", -1.0)
     assert export("--run", finetuned, "--out", out) == 4
     assert "differ on one input: predictions by" in complaint(capsys)
     assert (out / "model.safetensors").is_file() and not (out / "result.json").exists()

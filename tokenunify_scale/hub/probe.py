@@ -22,14 +22,16 @@ from tokenunify_scale.hub.source import Origin, open_source
 from tokenunify_scale.models.load import build_described
 
 PROBE = (16, 32, 32)  # voxels, at least, of the crop
-PREDICTION, FEATURES = 1e-5, 1e-4
-"""How far maps may be apart, as a share of their length. Kernels add up in different orders, and
-norms over the few voxels of the coarsest maps make much of that: 5e-5 with the release's habits."""
+TOLERANCE = 1e-5
+"""How far maps may be apart, as a share of their length."""
 LINES = 6  # of a failed process that are told
 
 
 def compare(origin: Origin, out: Path, *, dtype: torch.dtype) -> dict[str, Any]:
     """Load both in processes of their own, and compare prediction and features in float32.
+
+    The source computes without numba, as the exported code does: our kernels add up in other
+    orders, of which norms over the few voxels of the coarsest maps make up to 5e-5.
 
     Args:
         origin: what was exported.
@@ -42,8 +44,7 @@ def compare(origin: Origin, out: Path, *, dtype: torch.dtype) -> dict[str, Any]:
         the number of maps and of parameters; and the peak of memory of both processes in MiB.
 
     Raises:
-        DataError: they are further apart than ``PREDICTION`` or ``FEATURES``, or the folder cannot
-            be loaded.
+        DataError: they are further apart than ``TOLERANCE``, or the folder cannot be loaded.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "probe.pt"
@@ -55,11 +56,10 @@ def compare(origin: Origin, out: Path, *, dtype: torch.dtype) -> dict[str, Any]:
     if found.pop("package_loaded"):
         raise RuntimeError("the exported code imports tokenunify_scale")
     values, maps = found["prediction_apart"], found["features_apart"]
-    if not (values <= PREDICTION and maps <= FEATURES):
+    if not max(values, maps) <= TOLERANCE:
         raise DataError(
             f"{out} and {origin} differ on one input: predictions by {values:.1e} of their length, "
-            f"allowed {PREDICTION:.0e}, features by {maps:.1e}, allowed {FEATURES:.0e}; both are "
-            "kept"
+            f"features by {maps:.1e}, allowed {TOLERANCE:.0e}; both are kept"
         )
     peaks = {"source_MiB": own["peak_MiB"], "exported_MiB": found.pop("peak_MiB")}
     return {**found, "rounding": own["rounding"], **peaks}
@@ -128,4 +128,5 @@ def _put(network: nn.Module, name: str, tensor: torch.Tensor) -> None:
 
 
 if __name__ == "__main__":
+    sys.modules["numba"] = None  # importing it fails, and plain torch computes
     main(*sys.argv[1:])

@@ -1,6 +1,6 @@
 import pytest
 
-pytest.importorskip("transformers")
+pytest.importorskip("transformers")  # before what imports it, hence E402 below
 
 from tokenunify_scale.hub.parts.configuration_tokenunify import TokenUnifyConfig  # noqa: E402
 from tokenunify_scale.train.checkpoint import MODEL_TYPE  # noqa: E402

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-pytest.importorskip("transformers")
+pytest.importorskip("transformers")  # before what imports it, hence E402 below
 
 from tokenunify_scale.hub.parts.configuration_tokenunify import TokenUnifyConfig  # noqa: E402
 from tokenunify_scale.hub.parts.modeling_tokenunify import TokenUnifyModel  # noqa: E402
