@@ -178,7 +178,6 @@ def write_tables(study: Study, jobs: list[Job], out: Path) -> Tables:
     beside = None
     if study.name in SOURCES:
         beside = comparison(rows, study.name, conditions=conditions(jobs))
-
         paths += tables.write_table(beside, out / "beside_paper")
         print(f"\n{tables.text(beside)}")
     _tell(paths)
